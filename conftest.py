@@ -1,0 +1,23 @@
+"""Makes the suite run the plugin from this tree, whether or not it is installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+
+import pytest
+
+INSTALLED = any(entry.value == "pytest_webaccel.plugin" for entry in importlib.metadata.entry_points(group="pytest11"))
+
+pytest_plugins = ["pytester"] if INSTALLED else ["pytester", "pytest_webaccel.plugin"]
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A pytester whose runs load the plugin and see nothing of this machine's own settings."""
+    for name in list(os.environ):
+        if name.startswith("PYTEST_WEBACCEL_") or name.startswith("PYTEST_XDIST_"):
+            monkeypatch.delenv(name)
+    if not INSTALLED:
+        pytester.plugins.append("pytest_webaccel.plugin")
+    return pytester

@@ -1,0 +1,369 @@
+"""A lane's channel: the protocol session with its socket, its clock and its waiting callers.
+
+This is the thin shell with I/O around :class:`~pytest_webaccel.bridge.protocol.ServerSession`.
+Everything here runs in one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import struct
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_webaccel.bridge.protocol import (
+    Answered,
+    Damaged,
+    Effect,
+    Limits,
+    Observed,
+    Reply,
+    Request,
+    Send,
+    ServerSession,
+    Started,
+    Transmit,
+)
+from pytest_webaccel.errors import BridgeError, DamagedLaneError, ProtocolError, RemoteError
+from pytest_webaccel.terms import Damage, Symptom
+
+if TYPE_CHECKING:
+    import numpy as np
+    from aiohttp import web
+
+__all__ = ["LARGE_BYTES", "Channel", "FileOffer"]
+
+#: Inputs of at least this many bytes go in as files: a file handle beats the socket from about here.
+LARGE_BYTES = 1 << 20
+
+FileOffer = Callable[[Sequence[Path], float], Awaitable[None]]
+
+
+class Channel:
+    """Requests to one lane's page, over any number of connections and page lives.
+
+    ``token`` admits the page's socket and its file requests; it is never logged. ``offer`` hands
+    local files to the page; without it they are fetched from the bridge over HTTP.
+    """
+
+    def __init__(self, name: str, limits: Limits | None = None) -> None:
+        self.name = name
+        self.token = secrets.token_hex(32)
+        self.session = ServerSession(limits)
+        self.offer: FileOffer | None = None
+        self.on_damage: Callable[[Damage], None] = lambda damage: None
+        self.on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, data: None
+        self._loop = asyncio.get_running_loop()
+        self._answers: dict[int, asyncio.Future[Reply]] = {}
+        self._started: dict[int, asyncio.Event] = {}
+        self._paths: dict[str, Path] = {}
+        self._placed: dict[int, tuple[Path, ...]] = {}
+        self._directory: Path | None = None
+        self._socket: web.WebSocketResponse | None = None
+        self._transport: asyncio.Transport | None = None
+        self._outbox: asyncio.Queue[Effect] | None = None
+        self._joined = asyncio.Condition()
+        self._timer: asyncio.TimerHandle | None = None
+        self.statistics = {"requests": 0, "answers": 0, "damages": 0}
+
+    # -- asking ------------------------------------------------------------------------------
+
+    async def request(self, op: str, args: Mapping[str, Any] | None = None, *, deadline: float, **more: Any) -> Reply:
+        """Send a request and wait for its answer; see :meth:`send` and :meth:`answer`."""
+        return await self.answer(self.send(op, args, deadline=deadline, **more))
+
+    def send(
+        self,
+        op: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        deadline: float,
+        tensors: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        files: Mapping[str, Path] | None = None,
+        hold: bool = False,
+    ) -> int:
+        """Take up a request and return its id; it leaves now, or when a page joins.
+
+        ``deadline`` is seconds from now until waiting callers are told ``deadline_passed``. Large
+        ``tensors`` travel as files beside the given ``files``. ``hold`` stops the page before the
+        work, after it said that it took the request up, until :meth:`release`.
+        """
+        small: dict[str, np.ndarray[Any, Any]] = {}
+        large: dict[str, np.ndarray[Any, Any]] = {}
+        for name, array in (tensors or {}).items():
+            (large if array.nbytes >= LARGE_BYTES and array.dtype.kind not in "UOT" else small)[name] = array
+        placed = {name: self._place(path) for name, path in (files or {}).items()}
+        for name, array in large.items():
+            placed[name] = self._folder() / secrets.token_hex(8)
+            array.tofile(placed[name])
+        body = dict(args or {})
+        if op == "run":
+            body["large"] = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in large.values()]
+        request, effects = self.session.request(
+            op,
+            body,
+            deadline_at=self._loop.time() + deadline,
+            tensors=small,
+            files={name: (path.name, path.stat().st_size) for name, path in placed.items()},
+            hold=hold,
+        )
+        self._placed[request.id] = tuple(placed.values())
+        self._paths.update((path.name, path) for path in placed.values())
+        self._answers[request.id] = self._loop.create_future()
+        self._started[request.id] = asyncio.Event()
+        self.statistics["requests"] += 1
+        self._carry_out(effects)
+        return request.id
+
+    async def answer(self, request_id: int) -> Reply:
+        """Wait for the answer to a request that is pending.
+
+        Raises DamagedLaneError when the lane breaks first (the request stays pending, so this may
+        be awaited again after a reconnect), RemoteError when the page did the work and it failed,
+        BridgeError when no such request is pending.
+        """
+        future = self._answers.get(request_id)
+        if future is None:
+            raise BridgeError(f"{self.name}: request {request_id} is not pending")
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.abandon(request_id)
+            raise
+        finally:
+            if self._answers.get(request_id) is future:
+                self._forget(request_id)
+
+    async def started(self, request_id: int, *, deadline: float) -> None:
+        """Wait until the page took the request up; raises DamagedLaneError after ``deadline`` seconds."""
+        event = self._started.get(request_id)
+        if event is None:
+            return
+        try:
+            async with asyncio.timeout(deadline):
+                await event.wait()
+        except TimeoutError:
+            damage = Damage(Symptom.DEADLINE_PASSED, "the page did not take the request up", self._loop.time())
+            raise DamagedLaneError(damage, self.name) from None
+
+    def is_pending(self, request_id: int) -> bool:
+        """Whether the present page may still answer this request."""
+        return request_id in self.session.pending
+
+    def release(self, request_id: int) -> None:
+        """Let a held request go on."""
+        self._carry_out(self.session.release(request_id))
+
+    def abandon(self, request_id: int) -> None:
+        """Stop waiting for a request; a late answer is dropped."""
+        effects = self.session.abandon(request_id)
+        self._forget(request_id)
+        self._carry_out(effects)
+
+    # -- the connection ----------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether a page is connected and was welcomed."""
+        return self._outbox is not None and self.session.greeted
+
+    async def wait_connected(self, *, deadline: float, new_instance_since: int | None = None) -> None:
+        """Wait for a welcomed page, one of a later life than ``new_instance_since`` if given.
+
+        Raises DamagedLaneError after ``deadline`` seconds.
+        """
+
+        def here() -> bool:
+            return self.connected and (new_instance_since is None or self.session.instances > new_instance_since)
+
+        try:
+            async with asyncio.timeout(deadline), self._joined:
+                await self._joined.wait_for(here)
+        except TimeoutError:
+            damage = Damage(Symptom.SOCKET_CLOSED, f"no page connected within {deadline:.1f} s", self._loop.time())
+            raise DamagedLaneError(damage, self.name) from None
+
+    def damaged(self, damage: Damage) -> None:
+        """Tell every waiting caller of damage that was seen outside the bridge."""
+        self._carry_out([Damaged(damage, tuple(self.session.pending))])
+
+    def abort(self) -> None:
+        """Reset the connection in mid-message: half a frame, then RST."""
+        if self._transport is None:
+            return
+        self._transport.write(b"\x81\x7e\x10")
+        if raw := self._transport.get_extra_info("socket"):
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    def may_join(self, instance: str) -> bool:
+        """Whether a page may connect: none is, or it is the connected one that came back."""
+        return self._socket is None or instance == self.session.instance
+
+    def file(self, key: str) -> Path | None:
+        """Return the file that the page may fetch under ``key``."""
+        return self._paths.get(key)
+
+    async def serve(self, response: web.WebSocketResponse, transport: asyncio.Transport) -> None:
+        """Live on one admitted socket until it closes."""
+        from aiohttp import WSMsgType
+
+        if self._socket is not None:
+            await self._leave("the same page connected again")
+        self._socket, self._transport = response, transport
+        self._outbox = outbox = asyncio.Queue()
+        self._carry_out(self.session.opened(self._loop.time()))
+        writer = asyncio.create_task(self._write(response, outbox))
+        detail = "the socket closed"
+        try:
+            async for message in response:
+                now = self._loop.time()
+                if message.type is WSMsgType.TEXT:
+                    effects = self.session.text(message.data, now)
+                elif message.type is WSMsgType.BINARY:
+                    effects = self.session.binary(message.data, now)
+                else:
+                    break
+                self._carry_out(effects)
+                if any(isinstance(effect, Send) and '"welcome"' in effect.text for effect in effects):
+                    async with self._joined:
+                        self._joined.notify_all()
+        except ProtocolError as error:
+            detail = f"the page broke the protocol: {error}"
+            await response.close(code=1008, message=str(error).encode()[:120])
+        finally:
+            writer.cancel()
+            if self._socket is response:
+                await self._leave(detail)
+
+    async def close(self) -> None:
+        """End the channel: the socket is closed, files are removed, waiting callers are told."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._socket.close(code=1001)
+        for future in self._answers.values():
+            future.cancel()
+        self._answers.clear()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    async def _leave(self, detail: str) -> None:
+        self._socket = self._transport = self._outbox = None
+        self._carry_out(self.session.closed(self._loop.time(), detail))
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send() | Transmit():
+                    if self._outbox is not None:
+                        self._outbox.put_nowait(effect)
+                case Started(id):
+                    if id in self._started:
+                        self._started[id].set()
+                case Answered(id, reply, error):
+                    self._settle(id, reply, error)
+                case Damaged(damage, ids):
+                    self._tell(damage, ids)
+                case Observed(name, data):
+                    self.on_event(name, data)
+        self._schedule_tick()
+
+    def _settle(self, request_id: int, reply: Reply | None, error: tuple[str, str] | None) -> None:
+        future = self._answers.get(request_id)
+        if future is None or future.done():
+            return
+        self.statistics["answers"] += 1
+        if reply is not None:
+            future.set_result(reply)
+        elif error is not None and error[0] == "device_lost":
+            damage = Damage(Symptom.DEVICE_LOST, error[1], self._loop.time())
+            future.set_exception(DamagedLaneError(damage, self.name))
+        elif error is not None:
+            future.set_exception(RemoteError(*error))
+
+    def _tell(self, damage: Damage, ids: tuple[int, ...]) -> None:
+        self.statistics["damages"] += 1
+        for request_id in ids:
+            future = self._answers.get(request_id)
+            if future is None:
+                continue
+            if request_id in self.session.pending:
+                self._answers[request_id] = self._loop.create_future()
+            if not future.done():
+                future.set_exception(DamagedLaneError(damage, self.name))
+                future.exception()  # seen here: whoever waits sees it too, and nobody else must
+        self.on_damage(damage)
+
+    def _forget(self, request_id: int) -> None:
+        self._answers.pop(request_id, None)
+        self._started.pop(request_id, None)
+        for path in self._placed.pop(request_id, ()):
+            self._paths.pop(path.name, None)
+            path.unlink(missing_ok=True)
+
+    def _schedule_tick(self) -> None:
+        moment = self.session.next_tick()
+        if self._timer is not None:
+            if moment is not None and self._timer.when() <= moment and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(moment, self._tick) if moment is not None else None
+
+    def _tick(self) -> None:
+        self._timer = None
+        effects = self.session.tick(self._loop.time())
+        for effect in effects:
+            if isinstance(effect, Damaged) and effect.damage.symptom is Symptom.DEADLINE_PASSED:
+                for request_id in effect.ids:
+                    self.session.pending[request_id].deadline_at = float("inf")
+        self._carry_out(effects)
+
+    async def _write(self, response: web.WebSocketResponse, outbox: asyncio.Queue[Effect]) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                match await outbox.get():
+                    case Send(text):
+                        await response.send_str(text)
+                    case Transmit(request) if request.id in self.session.pending:
+                        await self._transmit(response, request)
+
+    async def _transmit(self, response: web.WebSocketResponse, request: Request) -> None:
+        for frame in request.frames("http" if self.offer is None else "file"):
+            if isinstance(frame, str):
+                await response.send_str(frame)
+            else:
+                await response.send_bytes(frame)
+        if request.files and self.offer is not None:
+            folder = self._folder()
+            await self.offer([folder / key for key, _ in request.files.values()], 30.0)
+
+    def _folder(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="webaccel-files-"))
+        return self._directory
+
+    def _place(self, path: Path) -> Path:
+        """Return ``path`` under a name that is new, unguessable and ours.
+
+        New each time, since an input that is handed the file it has already says nothing to the page;
+        not a symbolic link, since the page would see the name of what it points to.
+        """
+        placed = self._folder() / secrets.token_hex(8)
+        try:
+            os.link(path.resolve(), placed)
+        except OSError:
+            shutil.copyfile(path, placed)
+        return placed

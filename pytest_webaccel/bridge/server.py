@@ -1,0 +1,169 @@
+"""The bridge's one HTTP server a worker: page modules, onnxruntime-web, files, and the socket.
+
+Loopback alone is no defence, so before anything changes state: the Host is the exact one of this
+server, the Origin of a socket or file request likewise, the token is compared in constant time, and
+one token has one live connection. Static modules are public code and need no token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import mimetypes
+from collections.abc import Awaitable, Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+from aiohttp import web
+
+from pytest_webaccel.bridge.channel import Channel
+from pytest_webaccel.bridge.protocol import Limits
+from pytest_webaccel.errors import BridgeError
+from pytest_webaccel.terms import Backend
+
+__all__ = ["SUBPROTOCOL", "Bridge"]
+
+SUBPROTOCOL = "webaccel.1"
+_IMMUTABLE = "public, max-age=31536000, immutable"
+
+
+class Bridge:
+    """HTTP server on an ephemeral loopback port, shared by the lanes of one worker."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.port = 0
+        self._channels: dict[str, Channel] = {}
+        self._folders: dict[str, Path] = {"page": Path(str(resources.files("pytest_webaccel") / "page"))}
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def origin(self) -> str:
+        """Origin of every page that may talk to this bridge."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen on a free port of 127.0.0.1."""
+        app = web.Application(middlewares=[self._only_our_host])
+        app.router.add_get("/lane", self._lane)
+        app.router.add_get("/socket", self._socket)
+        app.router.add_get("/blob/{key}", self._blob)
+        app.router.add_get("/{folder}/{name}", self._static)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = cast("tuple[str, int]", self._runner.addresses[0])[1]
+
+    async def stop(self) -> None:
+        """Close every channel and stop listening."""
+        for channel in list(self._channels.values()):
+            await self.close(channel)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def open(self, name: str) -> Channel:
+        """Return a new channel; the page that carries its token joins it."""
+        channel = Channel(name, self.limits)
+        self._channels[channel.token] = channel
+        return channel
+
+    async def close(self, channel: Channel) -> None:
+        """End a channel; its token admits nobody any more."""
+        self._channels.pop(channel.token, None)
+        await channel.close()
+
+    def page_url(self, channel: Channel, backend: Backend) -> str:
+        """Return the address of the lane's page; the token is in the fragment, which is never sent."""
+        return f"{self.origin}/lane?backend={backend}#{channel.token}"
+
+    def share(self, key: str, folder: Path) -> str:
+        """Serve the files directly in ``folder`` (public code, cacheable for ever under ``key``).
+
+        Returns the base path, which ends in a slash. Raises BridgeError for a key in other use.
+        """
+        if self._folders.setdefault(key, folder) != folder:
+            raise BridgeError(f"the bridge serves {self._folders[key]} under {key!r} already, not {folder}")
+        return f"/{key}/"
+
+    # -- handlers ----------------------------------------------------------------------------
+
+    @web.middleware
+    async def _only_our_host(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.headers.getall("Host", []) != [f"127.0.0.1:{self.port}"]:
+            raise web.HTTPForbidden(text="the bridge answers to its own address only")
+        return await handler(request)
+
+    async def _lane(self, request: web.Request) -> web.StreamResponse:
+        del request
+        return web.FileResponse(self._folders["page"] / "lane.html", headers=self._headers("no-store"))
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        folder, name = request.match_info["folder"], request.match_info["name"]
+        path = self._folders.get(folder, Path()) / name
+        if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not path.is_file():
+            raise web.HTTPNotFound
+        response = web.FileResponse(path, headers=self._headers("no-cache" if folder == "page" else _IMMUTABLE))
+        kind = "text/javascript" if path.suffix in {".mjs", ".js"} else mimetypes.guess_type(name)[0]
+        response.content_type = "application/wasm" if path.suffix == ".wasm" else kind or "application/octet-stream"
+        return response
+
+    async def _blob(self, request: web.Request) -> web.StreamResponse:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        channel = self._channel_of(token) if scheme == "Bearer" else None
+        path = channel.file(request.match_info["key"]) if channel is not None else None
+        if request.headers.get("Origin", self.origin) != self.origin or channel is None:
+            raise web.HTTPForbidden(text="no such token")
+        if path is None:
+            raise web.HTTPNotFound
+        return web.FileResponse(path, headers=self._headers("no-store"))
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.getall("Origin", []) != [self.origin]:
+            raise web.HTTPForbidden(text="not our origin")
+        offered = [word.strip() for word in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if len(offered) != 2 or offered[0] != SUBPROTOCOL:
+            raise web.HTTPForbidden(text=f"a socket offers {SUBPROTOCOL} and its token")
+        channel = self._channel_of(offered[1])
+        if channel is None:
+            raise web.HTTPForbidden(text="no such token")
+        instance = request.query.get("instance", "")
+        if not channel.may_join(instance):
+            raise web.HTTPConflict(text="another page is connected with this token")
+        response = web.WebSocketResponse(
+            protocols=(SUBPROTOCOL,),
+            compress=False,
+            max_msg_size=self.limits.text_bytes,
+            timeout=1.0,
+        )
+        await response.prepare(request)
+        assert request.transport is not None
+        await channel.serve(response, request.transport)  # type: ignore[arg-type]  # a TCP transport, as listened on
+        return response
+
+    def _channel_of(self, token: str) -> Channel | None:
+        given = token.encode()
+        found = None
+        for known, channel in self._channels.items():  # every one is looked at: time must not tell which
+            if hmac.compare_digest(known.encode(), given):
+                found = channel
+        return found
+
+    def _headers(self, cache: str) -> dict[str, str]:
+        return dict(self._header_items(cache))
+
+    def _header_items(self, cache: str) -> Iterator[tuple[str, str]]:
+        yield "Cache-Control", cache
+        yield "Cross-Origin-Opener-Policy", "same-origin"
+        yield "Cross-Origin-Embedder-Policy", "require-corp"
+        yield "Cross-Origin-Resource-Policy", "same-origin"
+        yield "X-Content-Type-Options", "nosniff"
+        yield "Referrer-Policy", "no-referrer"
+        yield (
+            "Content-Security-Policy",
+            # onnxruntime-web evaluates strings when it sets WebNN up
+            "default-src 'none'; img-src data:; script-src 'self' blob: 'unsafe-eval'; worker-src 'self' blob:; "
+            f"connect-src 'self' ws://127.0.0.1:{self.port} blob: data:",
+        )

@@ -1,0 +1,368 @@
+"""Drives browsers of the Chromium family (Chromium, Chrome, Edge; full and headless-shell builds) over CDP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+from typing import TYPE_CHECKING, Any
+
+from pytest_webaccel.browsers.cdp import Connection
+from pytest_webaccel.browsers.process import OwnedProcess, wait_gone
+from pytest_webaccel.browsers.profiles import Profile, sweep
+from pytest_webaccel.browsers.settings import chromium_arguments
+from pytest_webaccel.errors import BrowserError
+from pytest_webaccel.terms import Browser, Damage, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_webaccel.browsers.driver import DamageListener
+    from pytest_webaccel.browsers.locate import Installation
+
+__all__ = ["ChromiumDriver"]
+
+_ENDPOINT = re.compile(rb"DevTools listening on (ws://\S+)\r?\n")
+#: Numbers that JSON lacks, as the protocol writes them.
+_SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf"), "-0": -0.0}
+#: The element through which local files are handed to the page.
+_FILE_INPUT = "document.getElementById('webaccel-files')"
+#: Seconds that are given to closing a page that is being replaced; a crashed one may not answer.
+_CLOSE_DEADLINE = 2.0
+
+
+class ChromiumDriver:
+    """One Chromium process tree and its one page.
+
+    ``debugging_port`` also opens a port for other clients, such as Playwright; see :attr:`endpoint`.
+    That port is open to every user of the machine, so nothing opens it unasked.
+    """
+
+    def __init__(self, installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> None:
+        self._installation = installation
+        self._headed = headed
+        self._debugging_port = debugging_port
+        self._listeners: list[DamageListener] = []
+        self._process: OwnedProcess | None = None
+        self._connection: Connection | None = None
+        self._profile: Profile | None = None
+        self._version = ""
+        self._endpoint: str | None = None
+        self._target = ""
+        self._session = ""
+        self._crashed: set[str] = set()
+        self._stopping = False
+
+    @property
+    def browser(self) -> Browser:
+        """Which browser this drives."""
+        return self._installation.browser
+
+    @property
+    def installation(self) -> Installation:
+        """Where the browser was found."""
+        return self._installation
+
+    @property
+    def version(self) -> str:
+        """Version as the running browser reports it; empty before :meth:`start`."""
+        return self._version
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the root process while it runs."""
+        process = self._process
+        return None if process is None or process.exited.done() else process.pid
+
+    @property
+    def endpoint(self) -> str | None:
+        """WebSocket address for other debugging clients; None unless asked for."""
+        return self._endpoint
+
+    @property
+    def profile(self) -> Path | None:
+        """The profile folder while there is one."""
+        return None if self._profile is None else self._profile.folder
+
+    @property
+    def _where(self) -> str:
+        return f"{self.browser} ({self._installation.executable})"
+
+    def on_damage(self, listener: DamageListener) -> None:
+        """Have ``listener`` called, in the loop, for a crashed page or an exited browser."""
+        self._listeners.append(listener)
+
+    async def start(self, *, deadline: float) -> None:
+        """Start the process with a profile of its own (mode 0700) and attach to it.
+
+        Raises BrowserError, with the end of the browser's own error output, when it does not come up
+        within ``deadline`` seconds. Nothing is left running then.
+        """
+        if self.pid is not None:
+            raise BrowserError(f"{self._where} is running already; stop it before starting it again")
+        await self.stop(deadline=deadline)
+        self._stopping = False
+        self._crashed.clear()
+        sweep()
+        try:
+            async with asyncio.timeout(deadline):
+                await self._launch(deadline)
+        except (TimeoutError, BrowserError) as error:
+            output = self._process.error_output if self._process else ""
+            await self.stop(deadline=5.0)
+            cause = str(error) or f"no answer within {deadline:.1f} s"
+            raise BrowserError(_start_failure(self._where, cause, output)) from error
+        except asyncio.CancelledError:
+            await self.stop(deadline=5.0)
+            raise
+
+    async def _launch(self, deadline: float) -> None:
+        self._profile = Profile()
+        arguments = [
+            str(self._installation.executable),
+            *chromium_arguments(headed=self._headed),
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._profile.path}",
+            *(["--remote-debugging-port=0"] if self._debugging_port else []),
+            "--no-startup-window" if self._headed else "about:blank",
+        ]
+        # What the desktop's libraries remember goes into the profile, and away with it.
+        environment = {**self._installation.environment, "XDG_CONFIG_HOME": str(self._profile.path)}
+        process = self._process = OwnedProcess(arguments, environment)
+        process.exited.add_done_callback(lambda exited: self._exited(process, exited.result()))
+        connection = self._connection = Connection(self._where)
+        connection.listen(self._event)
+        connection.attach(await process.connect(connection))
+        self._version = (await connection.call("Browser.getVersion", deadline=deadline))["product"].partition("/")[2]
+        await connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline)
+        if self._debugging_port:
+            self._endpoint = await process.error_line(_find_endpoint, deadline=deadline)
+
+    def _exited(self, process: OwnedProcess, status: int) -> None:
+        if process is not self._process:
+            return
+        reason = f"the browser ended with {_status_text(status)}"
+        if self._connection is not None:
+            self._connection.close(reason)
+        self._target = self._session = ""
+        if not self._stopping:
+            self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
+
+    def _report(self, symptom: Symptom, detail: str) -> None:
+        damage = Damage(symptom, detail, asyncio.get_running_loop().time())
+        for listener in list(self._listeners):
+            listener(damage)
+
+    def _event(self, method: str, parameters: Mapping[str, Any], session: str) -> None:
+        if method == "Inspector.targetCrashed" and session and session == self._session:
+            self._page_crashed(self._target)
+        elif method == "Target.targetCrashed":
+            self._page_crashed(parameters.get("targetId", ""))
+        elif method == "Target.detachedFromTarget" and self._connection is not None:
+            self._connection.fail_session(parameters.get("sessionId", ""), "the page was closed")
+
+    def _page_crashed(self, target: str) -> None:
+        if not target or target != self._target or target in self._crashed:
+            return
+        self._crashed.add(target)
+        if self._connection is not None:
+            self._connection.fail_session(self._session, "the page crashed")
+        self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
+
+    def _attached(self) -> tuple[Connection, str]:
+        if self._connection is None or self.pid is None:
+            raise BrowserError(f"{self._where} is not running; start it first")
+        if not self._session:
+            raise BrowserError(f"{self._where} shows no page; open one first")
+        return self._connection, self._session
+
+    async def open(self, url: str, *, deadline: float) -> None:
+        """Show ``url`` in a fresh page, wait for its load event, and close the page that was there."""
+        if self._connection is None or self.pid is None:
+            raise BrowserError(f"{self._where} is not running; start it first")
+        connection, old = self._connection, self._target
+        self._target = self._session = ""
+        try:
+            async with asyncio.timeout(deadline):
+                target = await connection.call("Target.createTarget", {"url": "about:blank"}, deadline=deadline)
+                attached = await connection.call(
+                    "Target.attachToTarget", {"targetId": target["targetId"], "flatten": True}, deadline=deadline
+                )
+                self._target, self._session = target["targetId"], attached["sessionId"]
+                # The old page goes before the new one loads: two pages of one lane must never meet.
+                await self._close(connection, old)
+                await self._navigate(connection, self._session, url, deadline)
+        except TimeoutError:
+            raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
+
+    async def _close(self, connection: Connection, target: str) -> None:
+        if target:
+            self._crashed.discard(target)
+            # A crashed or hung page may refuse; the new page does not depend on it.
+            with contextlib.suppress(BrowserError):
+                await connection.call("Target.closeTarget", {"targetId": target}, deadline=_CLOSE_DEADLINE)
+
+    async def _navigate(self, connection: Connection, session: str, url: str, deadline: float) -> None:
+        loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def look(method: str, _: Mapping[str, Any], source: str) -> None:
+            if source == session and not loaded.done():
+                if method == "Page.loadEventFired":
+                    loaded.set_result(None)
+                elif method == "Inspector.targetCrashed":
+                    loaded.set_exception(BrowserError(f"{self._where}: the page crashed while {url} loaded"))
+
+        await asyncio.gather(
+            connection.call("Page.enable", session=session, deadline=deadline),
+            connection.call("Inspector.enable", session=session, deadline=deadline),
+        )
+        forget = connection.listen(look)
+        forget_exit = self._fail_on_exit(loaded)
+        try:
+            result = await connection.call("Page.navigate", {"url": url}, session=session, deadline=deadline)
+            if error := result.get("errorText"):
+                raise BrowserError(f"{self._where}: {url} could not be opened: {error}")
+            await loaded
+        finally:
+            forget()
+            forget_exit()
+            if loaded.done() and not loaded.cancelled():
+                loaded.exception()  # seen, so that the loop does not complain about an unread one
+
+    def _fail_on_exit(self, waiting: asyncio.Future[None]) -> Callable[[], None]:
+        process = self._process
+        assert process is not None
+
+        def ended(_: asyncio.Future[int]) -> None:
+            if not waiting.done():
+                waiting.set_exception(BrowserError(f"{self._where}: the browser ended while a page loaded"))
+
+        process.exited.add_done_callback(ended)
+
+        def forget() -> None:
+            process.exited.remove_done_callback(ended)
+
+        return forget
+
+    async def evaluate(self, expression: str, *, deadline: float) -> object:
+        """Return the JSON value of ``expression`` (promises awaited) in the lane's page.
+
+        Raises BrowserError with the page's own message when the expression throws.
+        """
+        connection, session = self._attached()
+        answer = await connection.call(
+            "Runtime.evaluate",
+            {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
+            session=session,
+            deadline=deadline,
+        )
+        if (details := answer.get("exceptionDetails")) is not None:
+            raise BrowserError(f"{self._where}: the page threw: {_exception_text(details)}")
+        return _value(answer["result"])
+
+    async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
+        """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
+        connection, session = self._attached()
+        for path in paths:
+            if not path.is_file():
+                raise BrowserError(f"{self._where}: {path} is no file that could be offered to the page")
+        found = await connection.call(
+            "Runtime.evaluate", {"expression": _FILE_INPUT}, session=session, deadline=deadline
+        )
+        if (handle := found["result"].get("objectId")) is None:
+            raise BrowserError(f"{self._where}: the page has no <input type=file id=webaccel-files>")
+        await connection.call(
+            "DOM.setFileInputFiles",
+            {"files": [str(path.resolve()) for path in paths], "objectId": handle},
+            session=session,
+            deadline=deadline,
+        )
+        with contextlib.suppress(BrowserError):
+            connection.post("Runtime.releaseObject", {"objectId": handle}, session=session)
+
+    def crash_page(self) -> None:
+        """Have the page's process crash. Never answered by the browser; seen as ``page_crashed`` damage."""
+        connection, session = self._attached()
+        connection.post("Page.crash", session=session)
+
+    async def gpu_process(self, *, deadline: float) -> int | None:
+        """Return the process id of the GPU process, None while there is none."""
+        if self._connection is None or self.pid is None:
+            raise BrowserError(f"{self._where} is not running; start it first")
+        answer = await self._connection.call("SystemInfo.getProcessInfo", deadline=deadline)
+        for process in answer["processInfo"]:
+            if process["type"].upper() == "GPU" and process["id"] != self.pid:
+                return int(process["id"])
+        return None
+
+    async def crash_gpu(self, *, deadline: float) -> None:
+        """SIGKILL the browser's GPU process; returns once that process is gone.
+
+        Raises BrowserError when there is none, or when it does not end within ``deadline`` seconds.
+        """
+        pid = await self.gpu_process(deadline=deadline)
+        if pid is None:
+            raise BrowserError(f"{self._where} has no GPU process now, so none can be crashed")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        if not await wait_gone([pid], deadline=deadline):
+            raise BrowserError(f"{self._where}: GPU process {pid} did not end within {deadline:.1f} s")
+
+    def kill(self) -> None:
+        """SIGKILL the whole process tree, at once. The exit is reported as damage."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self, *, deadline: float) -> None:
+        """End the whole process tree and remove the profile. Never raises, may be called twice."""
+        self._stopping = True
+        process, profile = self._process, self._profile
+        if process is not None:
+            await process.end(deadline=deadline)
+        if self._connection is not None:
+            self._connection.close("the browser was stopped")
+        if profile is not None:
+            await profile.remove(deadline=max(1.0, deadline / 2))
+        self._process = self._profile = self._connection = self._endpoint = None
+        self._target = self._session = ""
+
+
+def _find_endpoint(output: bytes) -> str | None:
+    match = _ENDPOINT.search(output)
+    return match[1].decode() if match else None
+
+
+def _status_text(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _value(result: Mapping[str, Any]) -> object:
+    if (special := result.get("unserializableValue")) is not None:
+        return int(special[:-1]) if special.endswith("n") else _SPECIAL.get(special, special)
+    return result.get("value")
+
+
+def _exception_text(details: Mapping[str, Any]) -> str:
+    exception = details.get("exception", {})
+    return str(exception.get("description") or exception.get("value") or details.get("text", "no message"))
+
+
+def _start_failure(where: str, cause: str, output: str) -> str:
+    lines = output.splitlines()[-6:]
+    said = f" It said: {' | '.join(lines)}." if lines else ""
+    missing = re.search(r"error while loading shared libraries: (\S+):", output)
+    remedy = (
+        f"The shared library {missing[1]} is missing: install the browser's system packages"
+        if missing
+        else "Run it by hand with --version"
+    )
+    other = "or bring another one with `python -m pytest_webaccel install`"
+    return f"{where} did not start: {cause}.{said} {remedy}, {other}."

@@ -1,0 +1,76 @@
+"""What the pool asks of a browser, whichever it is and however it is driven.
+
+A driver owns one browser process tree and one page: the page in which a lane lives. Everything that
+knows which browser it is stands behind this Protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pytest_webaccel.terms import Browser, Damage
+
+__all__ = ["DamageListener", "Driver"]
+
+DamageListener = Callable[[Damage], None]
+
+
+class Driver(Protocol):
+    """One browser process tree and its one page.
+
+    Every coroutine takes ``deadline`` in seconds from now and raises
+    :class:`~pytest_webaccel.errors.BrowserError` when it passes or when the browser is gone. All
+    of them run in one event loop; none is safe to call from another thread.
+    """
+
+    @property
+    def browser(self) -> Browser:
+        """Which browser this drives."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Version as the running browser reports it; empty before :meth:`start`."""
+        ...
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the root process while it runs."""
+        ...
+
+    def on_damage(self, listener: DamageListener) -> None:
+        """Have ``listener`` called, in the loop, for a crashed page or an exited browser.
+
+        Symptoms: ``page_crashed``, ``browser_exited``. An exit that :meth:`stop` asked for is none.
+        """
+        ...
+
+    async def start(self, *, deadline: float) -> None:
+        """Start the process with a profile of its own (mode 0700) and attach to it."""
+        ...
+
+    async def open(self, url: str, *, deadline: float) -> None:
+        """Show ``url`` in the lane's page; a page that was there, crashed or not, is replaced."""
+        ...
+
+    async def evaluate(self, expression: str, *, deadline: float) -> object:
+        """Return the JSON value of ``expression`` (promises awaited) in the lane's page."""
+        ...
+
+    async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
+        """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
+        ...
+
+    async def crash_gpu(self, *, deadline: float) -> None:
+        """Kill the browser's GPU process; returns once that process is gone."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL the whole process tree, at once. The exit is reported as damage."""
+        ...
+
+    async def stop(self, *, deadline: float) -> None:
+        """End the whole process tree and remove the profile. Never raises, may be called twice."""
+        ...

@@ -1,0 +1,190 @@
+"""Finds out what really works: starts each browser once and runs something tiny on every backend.
+
+That a browser names an interface proves nothing, so a lane works only after its own numbers were
+checked in the page. What was found is remembered by build, flags and graphics driver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_webaccel.browsers import CHROMIUM_FAMILY, Installation, drivable, find, make_driver, memory
+from pytest_webaccel.browsers.findings import failed, judge, timed_out
+from pytest_webaccel.browsers.settings import chromium_arguments
+from pytest_webaccel.errors import BrowserError
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+
+__all__ = ["lanes_table", "probe", "probe_sync"]
+
+_INSTALL = "Run `python -m pytest_webaccel install`."
+#: Milliseconds that each step of the probe page may take; the first start of SwiftShader is slow on a busy machine.
+_STEP_MS = 15_000
+#: Seconds for the start of a browser, and for the whole of its probe page.
+_START = 30.0
+_PAGE = 90.0
+
+Result = TypeVar("Result")
+
+
+async def probe(
+    installations: Sequence[Installation],
+    lanes: Iterable[Lane] | None = None,
+    *,
+    headed: bool = False,
+    refresh: bool = False,
+) -> tuple[ProbeResult, ...]:
+    """Return what works of ``lanes`` (None: every backend of each installation), one result a lane.
+
+    Each installation is started at most once, and not at all when its answer is remembered, unless
+    ``refresh``. A lane without an installation, or whose browser does not start, gets ``works=False`` with
+    the reason and the one thing to do. Never raises for a browser's sake.
+    """
+    wanted = None if lanes is None else list(dict.fromkeys(lanes))
+    found: dict[Lane, ProbeResult] = {}
+    for installation in installations:
+        if wanted is None or any(lane.browser is installation.browser for lane in wanted):
+            for result in await _probe_one(installation, headed=headed, refresh=refresh):
+                found.setdefault(result.lane, result)
+    if wanted is None:
+        return tuple(found.values())
+    return tuple(found.get(lane) or _missing(lane) for lane in wanted)
+
+
+def probe_sync(
+    installations: Sequence[Installation],
+    lanes: Iterable[Lane] | None = None,
+    *,
+    headed: bool = False,
+    refresh: bool = False,
+) -> tuple[ProbeResult, ...]:
+    """Return what :func:`probe` returns; may be called with or without a running event loop."""
+    return _run(probe(installations, lanes, headed=headed, refresh=refresh))
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+async def _probe_one(installation: Installation, *, headed: bool, refresh: bool) -> tuple[ProbeResult, ...]:
+    browser = installation.browser
+    if browser is Browser.FAKE:
+        return tuple(_fake(installation, backend) for backend in Backend)
+    if not drivable(browser):
+        reason = "found; lanes for it are not supported in this version"
+        remedy = f"Use one of the supported browsers instead. {_INSTALL}"
+        return tuple(failed(Lane(browser, backend), reason, remedy, installation) for backend in Backend)
+    script = (resources.files("pytest_webaccel") / "page" / "probe.js").read_text(encoding="utf-8")
+    arguments = chromium_arguments(headed=headed) if browser in CHROMIUM_FAMILY else (f"headed={headed}",)
+    name = memory.key(installation, arguments, script)
+    if not refresh and (known := memory.recall(name, installation)) is not None:
+        return known
+    try:
+        version, seen = await _look(installation, script, headed=headed)
+        results = judge(dataclasses.replace(installation, version=version or installation.version), seen)
+    except (BrowserError, ValueError) as error:
+        return tuple(failed(Lane(browser, backend), str(error), _INSTALL, installation) for backend in Backend)
+    if not timed_out(seen):
+        memory.remember(name, results)
+    return results
+
+
+async def _look(installation: Installation, script: str, *, headed: bool) -> tuple[str, object]:
+    driver = make_driver(installation, headed=headed)
+    with resources.as_file(resources.files("pytest_webaccel") / "page" / "blank.html") as page:
+        try:
+            await driver.start(deadline=_START)
+            # A local file is a secure context, which WebGPU and WebNN require.
+            await driver.open(page.absolute().as_uri(), deadline=_START)
+            seen = await driver.evaluate(f"{script}\nwebaccelProbe({_STEP_MS})", deadline=_PAGE)
+        finally:
+            await driver.stop(deadline=10.0)
+    return driver.version, seen
+
+
+def _fake(installation: Installation, backend: Backend) -> ProbeResult:
+    return ProbeResult(
+        lane=Lane(Browser.FAKE, backend),
+        works=True,
+        evidence=Evidence.FAKE,
+        version=installation.version,
+        executable=str(installation.executable),
+        adapter="fake",
+    )
+
+
+def _missing(lane: Lane) -> ProbeResult:
+    if lane.browser is Browser.FAKE:
+        return failed(lane, "the fake browser is not registered", "Import pytest_webaccel.testing in a conftest.py.")
+    if not drivable(lane.browser):
+        return failed(lane, f"lanes for {lane.browser} are not supported in this version", "Use chromium instead.")
+    if lane.browser is Browser.CHROMIUM:
+        return failed(lane, "no chromium was found", _INSTALL)
+    return failed(
+        lane,
+        f"{lane.browser} was not found",
+        f"Install {lane.browser}, name its program with --webaccel-executable, or use chromium.",
+    )
+
+
+def lanes_table(
+    browsers: Sequence[Browser] | None = None,
+    backends: Sequence[Backend] | None = None,
+    lanes: Sequence[Lane] | None = None,
+    executable: Path | None = None,
+    *,
+    headed: bool = False,
+    refresh: bool = False,
+) -> tuple[ProbeResult, ...]:
+    """Return what works of the lanes that the settings ask for, one result a lane, in a stable order.
+
+    ``lanes`` names them outright. Otherwise they are ``browsers`` times ``backends``; None means every supported
+    browser that is installed, and every backend. ``executable`` is an explicit program for the one browser asked for
+    (by its file name where none is). Raises ConfigurationError when it is no program.
+    """
+    if lanes is not None:
+        chosen = list(dict.fromkeys(lanes))
+    else:
+        names = list(browsers) if browsers is not None else _automatic(executable)
+        chosen = [Lane(browser, backend) for browser in names for backend in backends or tuple(Backend)]
+    explicit = _browser_of(executable, [lane.browser for lane in chosen]) if executable is not None else None
+    installations = []
+    for browser in dict.fromkeys(lane.browser for lane in chosen):
+        if browser is Browser.FAKE:
+            found = Installation(browser, Path("fake"), "0", "explicit") if drivable(browser) else None
+        else:
+            found = find(browser, executable if browser is explicit else None)
+        if found is not None:
+            installations.append(found)
+    return probe_sync(installations, chosen, headed=headed, refresh=refresh)
+
+
+def _automatic(executable: Path | None) -> list[Browser]:
+    if executable is not None:
+        return [_browser_of(executable, [])]
+    present = [browser for browser in Browser if browser in CHROMIUM_FAMILY and find(browser) is not None]
+    # With none at all, chromium's lanes say what to do.
+    return present or [Browser.CHROMIUM]
+
+
+def _browser_of(executable: Path, asked: Sequence[Browser]) -> Browser:
+    """Return which browser ``executable`` is: the only one asked for, or the one its name tells."""
+    if len(set(asked)) == 1:
+        return asked[0]
+    name = executable.name.lower()
+    for part, browser in (("edge", Browser.EDGE), ("firefox", Browser.FIREFOX), ("google-chrome", Browser.CHROME)):
+        if part in name:
+            return browser
+    return Browser.CHROMIUM

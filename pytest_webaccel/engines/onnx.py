@@ -1,0 +1,198 @@
+"""Engine ``onnx``: onnxruntime-web in a lane's page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_webaccel.bridge.channel import Channel
+from pytest_webaccel.bridge.protocol import Reply
+from pytest_webaccel.engines.models import ModelInfo
+from pytest_webaccel.errors import ModelError, RemoteError
+from pytest_webaccel.terms import Backend, OrtBuild
+
+__all__ = ["AUTOMATIC_BUILDS", "SHAPE_OPERATORS", "LoadedModel", "OnnxEngine", "OrtCopy", "Placement"]
+
+#: The build that a backend gets when none is named. ``jsep`` for WebGPU: of the two builds it is the
+#: one whose known defects are loud (docs/limitations.md).
+AUTOMATIC_BUILDS: Mapping[Backend, OrtBuild] = {
+    Backend.CPU: OrtBuild.WASM,
+    Backend.WEBGPU: OrtBuild.JSEP,
+    Backend.WEBNN: OrtBuild.JSEP,
+}
+
+_FILES: Mapping[OrtBuild, tuple[str, ...]] = {
+    OrtBuild.WASM: ("ort.wasm.bundle.min.mjs", "ort.wasm.min.mjs"),
+    OrtBuild.JSEP: ("ort.all.bundle.min.mjs", "ort.all.min.mjs", "ort.bundle.min.mjs", "ort.min.mjs"),
+    OrtBuild.NATIVE: ("ort.webgpu.bundle.min.mjs", "ort.webgpu.min.mjs"),
+}
+
+_PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgpu", Backend.WEBNN: "webnn"}
+
+#: Operators that onnxruntime keeps on the CPU on purpose, because they compute shapes and control
+#: flow rather than tensors. Found there, they are no fallback.
+SHAPE_OPERATORS = frozenset(
+    {
+        "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Greater", "Identity", "If",
+        "Less", "Loop", "MemcpyFromHost", "MemcpyToHost", "Not", "Or", "Range", "Reshape", "Scan", "Shape", "Size",
+        "Slice", "Squeeze", "Unsqueeze", "Where",
+    }
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OrtCopy:
+    """A copy of onnxruntime-web: its ``dist`` folder, its version, and the path the bridge serves it under."""
+
+    folder: Path
+    version: str
+    base: str
+
+    def module(self, build: OrtBuild) -> str:
+        """Return the file of ``build``; raises ModelError saying what is there instead."""
+        for name in _FILES[build]:
+            if (self.folder / name).is_file():
+                return name
+        there = sorted(path.name for path in self.folder.glob("ort*.mjs") if ".min." in path.name)
+        raise ModelError(
+            f"onnxruntime-web at {self.folder} has no {build} build ({' or '.join(_FILES[build])}); it has "
+            f"{', '.join(there) or 'no ort*.mjs at all'}."
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placement:
+    """Where onnxruntime-web really put the nodes of a model, as its own log says.
+
+    ``nodes`` counts by execution provider; WebNN counts a fused subgraph as one. ``fallbacks`` counts
+    operator types on the CPU that were asked to be elsewhere, shape arithmetic left out.
+    """
+
+    nodes: Mapping[str, int]
+    fallbacks: Mapping[str, int]
+
+    @property
+    def accelerated(self) -> int:
+        """Nodes that run on something other than the CPU."""
+        return sum(count for provider, count in self.nodes.items() if provider != "CPUExecutionProvider")
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        nodes = ", ".join(f"{count} on {provider}" for provider, count in sorted(self.nodes.items()))
+        if not self.fallbacks:
+            return f"{nodes}; no fallback"
+        worst = ", ".join(f"{name} x{count}" for name, count in Counter(self.fallbacks).most_common(6))
+        return f"{nodes}; fell back to wasm: {worst}"
+
+    @classmethod
+    def from_log(cls, entries: object, backend: Backend) -> Placement:
+        """Return the placement in a page's account of the log; what is malformed in it is left out."""
+        nodes: dict[str, int] = {}
+        fallbacks: Counter[str] = Counter()
+        for entry in entries if isinstance(entries, list) else []:
+            if not isinstance(entry, dict):
+                continue
+            provider, count = str(entry.get("provider"))[:64], entry.get("nodes")
+            nodes[provider] = nodes.get(provider, 0) + (count if isinstance(count, int) else 0)
+            if provider == "CPUExecutionProvider" and backend is not Backend.CPU:
+                operators = [str(name)[:64] for name in entry.get("operators") or []]
+                fallbacks.update(name for name in operators if name not in SHAPE_OPERATORS)
+                if not operators and count:
+                    fallbacks["(every operator)"] += count
+        return cls(nodes, dict(fallbacks))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that a page has loaded."""
+
+    info: ModelInfo
+    build: OrtBuild
+    placement: Placement
+    load_ms: float
+
+    @property
+    def key(self) -> str:
+        """Name of the model in the page."""
+        return f"{self.info.sha256[:16]}-{self.build}"
+
+
+class OnnxEngine:
+    """Loads and runs ONNX models in the page behind one channel."""
+
+    def __init__(self, channel: Channel, backend: Backend, ort: OrtCopy) -> None:
+        self.channel = channel
+        self.backend = backend
+        self.ort = ort
+
+    def choose(self, build: OrtBuild | None) -> OrtBuild:
+        """Return the build to use; raises ModelError for one that lacks this lane's backend."""
+        chosen = build or AUTOMATIC_BUILDS[self.backend]
+        if chosen is OrtBuild.WASM and self.backend is not Backend.CPU:
+            raise ModelError(f"the {chosen} build of onnxruntime-web has no {self.backend}: use jsep or native.")
+        return chosen
+
+    async def load(
+        self, info: ModelInfo, build: OrtBuild, *, deadline: float, known: Placement | None = None
+    ) -> LoadedModel:
+        """Load ``info`` into the page within ``deadline`` seconds.
+
+        Placement is read from the engine's log, unless it is ``known`` from an earlier load.
+        Raises ModelError when the engine refuses the model, DamagedLaneError when the lane breaks.
+        """
+        name = self.ort.module(build)
+        loaded = LoadedModel(info, build, known or Placement({}, {}), 0.0)
+        args = {
+            "model": loaded.key,
+            "url": self.ort.base + name,
+            "base": self.ort.base,
+            "provider": _PROVIDERS[self.backend],
+            "placement": known is None,
+        }
+        try:
+            reply = await self.channel.request("load", args, files={"model": info.path}, deadline=deadline)
+        except RemoteError as error:
+            raise ModelError(self._complaint(info, build, "could not be loaded", error)) from error
+        value = reply.value if isinstance(reply.value, dict) else {}
+        placement = known or Placement.from_log(value.get("placement"), self.backend)
+        return LoadedModel(info, build, placement, reply.page_ms)
+
+    def send_run(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, np.ndarray[Any, Any]],
+        outputs: Sequence[str] | None,
+        *,
+        deadline: float,
+        hold: bool = False,
+    ) -> int:
+        """Send a run of checked ``feeds`` and return its request id."""
+        known = [info.name for info in model.info.outputs]
+        if unknown := [name for name in outputs or () if name not in known]:
+            raise ModelError(f"model {model.info}: it has no output {', '.join(unknown)}; it has {', '.join(known)}.")
+        args = {"model": model.key, "outputs": list(outputs) if outputs is not None else None}
+        return self.channel.send("run", args, tensors=feeds, deadline=deadline, hold=hold)
+
+    async def answer(self, model: LoadedModel, request_id: int) -> Reply:
+        """Wait for the answer of a run; raises ModelError when an operator failed."""
+        try:
+            return await self.channel.answer(request_id)
+        except RemoteError as error:
+            raise ModelError(self._complaint(model.info, model.build, "failed", error)) from error
+
+    async def unload(self, model: LoadedModel, *, deadline: float) -> None:
+        """Free the model in the page."""
+        await self.channel.request("unload", {"model": model.key}, deadline=deadline)
+
+    def _complaint(self, info: ModelInfo, build: OrtBuild, what: str, error: RemoteError) -> str:
+        return (
+            f"model {info} {what} on {self.channel.name} (onnxruntime-web {self.ort.version}, {build} build): {error}. "
+            "If an operator is not supported there, choose another build= or leave the lane out with "
+            "@pytest.mark.webaccel(backend=...)."
+        )
+

@@ -1,0 +1,121 @@
+"""What a fault injector is: say where it means anything, cause, observe, roll back.
+
+The four steps are those of chaos experiments (Chaos Toolkit, Jepsen). An injector knows one fault;
+what it breaks stands behind :class:`FaultTarget`.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from pytest_webaccel.errors import FaultError
+
+if TYPE_CHECKING:
+    from pytest_webaccel.browsers.driver import Driver
+    from pytest_webaccel.terms import Damage, Fault, ProbeResult, Symptom
+
+__all__ = ["BaseInjector", "FaultTarget", "Injector"]
+
+
+class FaultTarget(Protocol):
+    """A lane as an injector sees it."""
+
+    @property
+    def driver(self) -> Driver:
+        """The driver of the lane's browser."""
+        ...
+
+    @property
+    def probe(self) -> ProbeResult:
+        """What the probe saw of the lane."""
+        ...
+
+    def abort_connection(self) -> None:
+        """Abort the bridge's TCP connection at once, in mid-message, without a closing handshake.
+
+        Raises BridgeError when no page is connected.
+        """
+        ...
+
+    async def damage(self, symptoms: frozenset[Symptom], *, deadline: float) -> Damage:
+        """Return the first damage with one of ``symptoms`` seen since the fault was caused.
+
+        Damage seen before the call, but after the fault, counts. Waits at most ``deadline`` seconds,
+        then raises TimeoutError.
+        """
+        ...
+
+
+class Injector(Protocol):
+    """One fault. Stateless: the same injector serves every lane."""
+
+    @property
+    def fault(self) -> Fault:
+        """Which fault this causes."""
+        ...
+
+    @property
+    def symptoms(self) -> frozenset[Symptom]:
+        """The damage as which the fault must be seen."""
+        ...
+
+    def meaning(self, lane: ProbeResult) -> str | None:
+        """Return None where the fault means something on ``lane``, else the reason why it does not."""
+        ...
+
+    async def cause(self, target: FaultTarget, *, deadline: float) -> None:
+        """Really cause the fault, within ``deadline`` seconds.
+
+        Raises FaultError when it has no meaning on the lane or cannot be caused.
+        """
+        ...
+
+    async def observe(self, target: FaultTarget, *, deadline: float) -> Damage:
+        """Return the damage once it is seen, within ``deadline`` seconds.
+
+        Raises FaultError when it never shows: a fault that did no harm is not a fault.
+        """
+        ...
+
+    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:
+        """Take away what causing the fault left in place, so that only the damage remains to be mended."""
+        ...
+
+
+class BaseInjector(abc.ABC):
+    """What injectors share. A subclass names ``fault`` and ``symptoms`` and says how to break things."""
+
+    fault: ClassVar[Fault]
+    symptoms: ClassVar[frozenset[Symptom]]
+
+    def meaning(self, lane: ProbeResult) -> str | None:  # noqa: ARG002 - the Protocol's signature
+        """Return None: the fault means something on every lane, unless a subclass knows better."""
+        return None
+
+    async def cause(self, target: FaultTarget, *, deadline: float) -> None:
+        """Cause the fault. Raises FaultError when it has no meaning on the lane or cannot be caused."""
+        if reason := self.meaning(target.probe):
+            raise FaultError(f"{target.probe.lane}: fault {self.fault} has no meaning here: {reason}")
+        await self._break(target, deadline)
+
+    async def observe(self, target: FaultTarget, *, deadline: float) -> Damage:
+        """Return the damage once it is seen. Raises FaultError when ``deadline`` seconds pass without."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await target.damage(self.symptoms, deadline=deadline)
+        except TimeoutError as error:
+            wanted = " or ".join(sorted(self.symptoms))
+            raise FaultError(
+                f"{target.probe.lane}: fault {self.fault} was caused but did no harm: no {wanted} was seen within "
+                f"{deadline:g} s. Either the browser withstands it, or detection is blind to it; "
+                f"python -m pytest_webaccel doctor shows what the lane can do"
+            ) from error
+
+    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:  # noqa: B027 - nothing by default
+        """Do nothing: the fault is a blow, which leaves nothing in place."""
+
+    @abc.abstractmethod
+    async def _break(self, target: FaultTarget, deadline: float) -> None:
+        """Break what the fault breaks. Raises FaultError when that is not possible."""

@@ -1,0 +1,156 @@
+"""Fixtures: thin synchronous faces on the worker's lanes.
+
+``webaccel`` is a leased lane, ``webaccel_pool`` several, ``webaccel_faults`` breaks the leased one.
+Everything heavy is imported when the first of them is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_webaccel.errors import ConfigurationError, LaneUnavailableError
+from pytest_webaccel.faces import Faults, PoolFace, WebAccel
+from pytest_webaccel.markers import fault_plans, requirement
+from pytest_webaccel.scheduling.session import SESSION_KEY, SessionInfo
+from pytest_webaccel.terms import Browser, FaultPlan, ProbeResult, Row, Strategy
+
+if TYPE_CHECKING:
+    from pytest_webaccel.browsers import Installation
+    from pytest_webaccel.pool.lease import Lease
+    from pytest_webaccel.pool.worker import Worker
+
+__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
+
+_ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
+
+
+@pytest.fixture(scope="session")
+def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
+    """This process's loop and pool; ended with the session, also after Ctrl-C."""
+    from pytest_webaccel.pool.worker import Worker
+
+    session = pytestconfig.stash[SESSION_KEY]
+    present: list[pytest.Item] = []
+    pytestconfig.stash[_ITEM_KEY] = present
+    if any(probe.lane.browser is Browser.FAKE for probe in session.table):
+        from pytest_webaccel.testing import install_fake_browser
+
+        install_fake_browser(session.settings.seed)
+
+    def record(row: Row) -> None:
+        session.record(present[-1] if present else None, row)
+
+    worker = Worker(
+        session.table,
+        run_id=session.run_id,
+        worker=session.worker,
+        strategy=session.settings.recovery,
+        record=record,
+        locate=_locate,
+        ort=session.settings.ort,
+        headed=session.settings.headed,
+    )
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def _webaccel_item(request: pytest.FixtureRequest, _webaccel_worker: Worker) -> Iterator[pytest.Item]:
+    """The test whose rows are being recorded."""
+    item: pytest.Item = request.node
+    present = request.config.stash[_ITEM_KEY]
+    present.append(item)
+    yield item
+    present.remove(item)
+
+
+@pytest.fixture
+def _webaccel_lease(
+    _webaccel_item: pytest.Item,
+    _webaccel_worker: Worker,
+    webaccel_lane: ProbeResult,
+    webaccel_strategy: Strategy | None,
+) -> Iterator[Lease]:
+    session = _webaccel_item.config.stash[SESSION_KEY]
+    with contextlib.ExitStack() as stack:
+        try:
+            scope = _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy)
+            lease = stack.enter_context(scope)
+        except LaneUnavailableError as error:
+            if session.settings.strict:
+                raise
+            pytest.skip(str(error))
+        lease.planned.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
+        yield lease
+
+
+@pytest.fixture
+def webaccel(_webaccel_lease: Lease, _webaccel_item: pytest.Item, _webaccel_worker: Worker) -> Iterator[WebAccel]:
+    """A leased lane: ``load`` and ``run`` models, ``check`` lanes against each other, ``measure``.
+
+    The test is run once for each lane that fits its ``webaccel`` marker, with the lane in its id.
+    """
+    session = _webaccel_item.config.stash[SESSION_KEY]
+    face = WebAccel(
+        _webaccel_worker,
+        _webaccel_lease,
+        strict=session.settings.strict,
+        family=requirement(_webaccel_item).family,
+    )
+    yield face
+    face.finish()
+
+
+@pytest.fixture
+def webaccel_faults(_webaccel_lease: Lease, _webaccel_worker: Worker) -> Faults:
+    """Faults by hand on the leased lane: ``inject``, ``plan``, ``expect_recovery``."""
+    return Faults(_webaccel_worker, _webaccel_lease)
+
+
+@pytest.fixture
+def webaccel_pool(_webaccel_item: pytest.Item, _webaccel_worker: Worker) -> PoolFace:
+    """Several lanes in one test: ``lanes``, ``lease(lane)``, ``statistics``."""
+    session = _webaccel_item.config.stash[SESSION_KEY]
+    family = requirement(_webaccel_item).family
+    return PoolFace(_webaccel_worker, _webaccel_item.nodeid, strict=session.settings.strict, family=family)
+
+
+def _plans(
+    item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None
+) -> list[FaultPlan]:
+    """Return the faults of the test's requests, in order: its markers', else one of the run's."""
+    from pytest_webaccel.faults import INJECTORS
+    from pytest_webaccel.faults.schedule import FaultSchedule, choose
+
+    seed = session.settings.seed
+    marked = fault_plans(item)
+    for plan in marked:
+        if reason := INJECTORS[plan.fault].meaning(probe):
+            pytest.skip(f"fault {plan.fault} has no meaning on {probe.lane}: {reason}")
+    chosen = choose(session.settings.faults, seed, item.nodeid, lambda fault: not INJECTORS[fault].meaning(probe))
+    plans = marked or ((chosen,) if chosen is not None else ())
+    if strategy is not None:
+        plans = tuple(dataclasses.replace(plan, recovery=strategy) for plan in plans)
+    return list(FaultSchedule(plans, seed, item.nodeid).firings)
+
+
+def _locate(probe: ProbeResult) -> Installation:
+    from pytest_webaccel.browsers import Installation, find, find_all
+
+    if probe.lane.browser is Browser.FAKE:
+        return Installation(Browser.FAKE, Path("fake"), "fake", "explicit")
+    for installation in find_all():
+        if installation.browser is probe.lane.browser and str(installation.executable) == probe.executable:
+            return installation
+    found = find(probe.lane.browser, Path(probe.executable))
+    if found is None:
+        raise ConfigurationError(f"{probe.lane}: the browser that was probed, {probe.executable}, is no longer there")
+    return found
+
+

@@ -1,0 +1,92 @@
+// The lane's accelerator as the page sees it: acquired with a deadline, watched for loss, renewed.
+
+const ACQUIRE_MS = 15_000;
+
+/**
+ * Awaits `promise` no longer than `ms`: any await on the GPU can hang for ever after a crash.
+ * @template T
+ * @param {Promise<T>} promise
+ * @param {number} ms
+ * @param {string} what
+ * @returns {Promise<T>}
+ */
+export function within(promise, ms, what) {
+  /** @type {ReturnType<typeof setTimeout>} */
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ms} ms`)), ms);
+  });
+  return Promise.race([promise, /** @type {Promise<T>} */ (late)]).finally(() => clearTimeout(timer));
+}
+
+export class LaneDevice {
+  /**
+   * @param {"webgpu" | "webnn" | "cpu"} backend
+   * @param {(info: {reason: string, message: string, generation: number}) => void} onLost
+   */
+  constructor(backend, onLost) {
+    this.backend = backend;
+    this.onLost = onLost;
+    this.generation = 0;
+    this.isLost = false;
+    /** @type {any} */
+    this.context = null;
+    /** @type {WeakSet<object>} */
+    this.watched = new WeakSet();
+    /** @type {(reason: Error) => void} */
+    this.rejectLost = () => {};
+    /** @type {Promise<never>} */
+    this.lost = Promise.reject(new Error("no device yet"));
+    this.lost.catch(() => {});
+  }
+
+  /** Takes a new device, whatever there was before; verified by a queue that answers. */
+  async renew() {
+    const generation = ++this.generation;
+    this.isLost = false;
+    this.lost = new Promise((_, reject) => {
+      this.rejectLost = reject;
+    });
+    this.lost.catch(() => {});
+    if (this.backend === "webgpu") await this.renewGpu(generation);
+    if (this.backend === "webnn") await this.renewMl(generation);
+    return generation;
+  }
+
+  /** @param {number} generation */
+  async renewGpu(generation) {
+    const adapter = await within(navigator.gpu.requestAdapter(), ACQUIRE_MS, "requestAdapter");
+    if (!adapter) throw new Error("requestAdapter answered null: no WebGPU adapter");
+    const device = await within(adapter.requestDevice(), ACQUIRE_MS, "requestDevice");
+    this.watch(device, generation);
+    device.queue.submit([]);
+    await within(device.queue.onSubmittedWorkDone(), ACQUIRE_MS, "onSubmittedWorkDone");
+  }
+
+  /** @param {number} generation */
+  async renewMl(generation) {
+    const ml = /** @type {any} */ (navigator).ml;
+    if (!ml) throw new Error("navigator.ml is not there: no WebNN");
+    this.context = await within(ml.createContext({ deviceType: "cpu" }), ACQUIRE_MS, "createContext");
+    this.watch(this.context, generation);
+  }
+
+  /**
+   * Reports the loss of a device or context that belongs to `generation`.
+   * @param {{lost: Promise<any>}} device
+   * @param {number} generation
+   */
+  watch(device, generation) {
+    if (!device?.lost || this.watched.has(device)) return;
+    this.watched.add(device);
+    device.lost.then((info) => {
+      if (generation !== this.generation || this.isLost) return;
+      this.isLost = true;
+      const message = String(info?.message ?? "");
+      this.onLost({ reason: String(info?.reason ?? "unknown"), message, generation });
+      this.rejectLost(new DeviceLost(message));
+    });
+  }
+}
+
+export class DeviceLost extends Error {}

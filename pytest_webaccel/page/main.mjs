@@ -1,0 +1,114 @@
+// What runs in a lane's page: a reconnecting socket, the session above it, the operations below it.
+
+import { LaneDevice } from "./device.mjs";
+import { takeFile, watchFiles } from "./files.mjs";
+import { OnnxEngine, OperationError } from "./onnx.mjs";
+import { PageSession } from "./session.mjs";
+
+const BEAT_MS = 500;
+const BACKOFF_FIRST_MS = 10;
+const BACKOFF_CAP_MS = 2_000;
+
+/** @typedef {import("./session.mjs").Request} Request */
+/** @typedef {{value?: any, tensors?: import("./session.mjs").OutTensor[]}} Outcome */
+
+const backend = /** @type {"webgpu" | "webnn" | "cpu"} */ (new URLSearchParams(location.search).get("backend") ?? "cpu");
+const token = location.hash.slice(1);
+const instance = crypto.randomUUID();
+
+/** @type {WebSocket | null} */
+let socket = null;
+const session = new PageSession(instance, (frame) => socket?.send(frame), (request) => void answer(request));
+const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
+const onnx = new OnnxEngine(device);
+
+/** @type {Record<string, (request: Request) => Promise<Outcome>>} */
+const operations = {
+  /** First operation of a lane and first after a loss: a device that answers, nothing left from before. */
+  renew: async () => {
+    onnx.reset();
+    try {
+      return { value: { generation: await device.renew() } };
+    } catch (error) {
+      throw new OperationError("device", error instanceof Error ? error.message : String(error));
+    }
+  },
+  ping: async () => ({ value: { generation: device.generation, lost: device.isLost } }),
+  load: async ({ args, files }) => ({ value: await onnx.load(args, await takeFile(files[0], token)) }),
+  run: async ({ args, tensors, files }) => {
+    const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
+    return { tensors: await onnx.run(args, [...tensors, ...large]) };
+  },
+  unload: async ({ args }) => ({ value: await onnx.unload(args.model) }),
+  /** Three operations that do no work, to measure the bridge alone. */
+  echo: async ({ args, tensors }) => ({
+    value: args.value ?? null,
+    tensors: tensors.map(({ name, dtype, shape, data }) => ({ name, dtype, shape, bytes: new Uint8Array(data) })),
+  }),
+  sink: async ({ tensors, files }) => {
+    let bytes = tensors.reduce((sum, tensor) => sum + tensor.data.byteLength, 0);
+    for (const file of files) bytes += (await takeFile(file, token)).byteLength;
+    return { value: { bytes } };
+  },
+  source: async ({ args }) => ({
+    tensors: [{ name: "data", dtype: "uint8", shape: [args.bytes], bytes: new Uint8Array(args.bytes).fill(7) }],
+  }),
+};
+
+/** @param {import("./session.mjs").FileRef} file @param {{dtype: string, shape: number[]}} spec */
+async function fileTensor(file, spec) {
+  return { name: file.name, dtype: spec.dtype, shape: spec.shape, data: await takeFile(file, token) };
+}
+
+/** @param {Request} request */
+async function answer(request) {
+  const start = performance.now();
+  const elapsed = () => performance.now() - start;
+  try {
+    const operation = Object.hasOwn(operations, request.op) ? operations[request.op] : undefined;
+    if (!operation) throw new OperationError("usage", `no operation ${request.op}`);
+    session.answer(request.id, { ok: true, ...(await operation(request)), ms: elapsed() });
+  } catch (error) {
+    const kind = error instanceof OperationError ? error.kind : "page";
+    const message = error instanceof Error ? error.message : String(error);
+    session.answer(request.id, { ok: false, error: { kind, message: message.slice(0, 4000) }, ms: elapsed() });
+  }
+}
+
+/** Connects, and connects again when the connection is lost: capped exponential backoff, full jitter. */
+function connect(failures = 0) {
+  const opening = new WebSocket(`ws://${location.host}/socket?instance=${instance}`, ["webaccel.1", token]);
+  opening.binaryType = "arraybuffer";
+  let opened = false;
+  opening.onopen = () => {
+    opened = true;
+    socket = opening;
+    session.opened();
+  };
+  opening.onmessage = ({ data }) => {
+    try {
+      if (typeof data === "string") session.text(data);
+      else session.binary(data);
+    } catch (error) {
+      session.event("protocol_error", { message: String(error).slice(0, 300) });
+      opening.close(4000);
+    }
+  };
+  opening.onclose = () => {
+    if (socket === opening) {
+      socket = null;
+      session.closed();
+    }
+    const attempt = opened ? 0 : failures + 1;
+    const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 16));
+    setTimeout(connect, Math.random() * ceiling, attempt);
+  };
+}
+
+watchFiles(/** @type {HTMLInputElement} */ (document.getElementById("webaccel-files")));
+setInterval(() => session.beat(), BEAT_MS);
+addEventListener("error", ({ message }) => session.event("page_error", { message: String(message).slice(0, 300) }));
+addEventListener("unhandledrejection", ({ reason }) =>
+  session.event("page_error", { message: String(reason).slice(0, 300) }),
+);
+connect();

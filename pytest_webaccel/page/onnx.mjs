@@ -1,0 +1,221 @@
+// Engine `onnx`: onnxruntime-web sessions in the page.
+
+import { DeviceLost, within } from "./device.mjs";
+
+/** @typedef {import("./frames.mjs").Tensor} Tensor */
+/** @typedef {import("./session.mjs").OutTensor} OutTensor */
+
+/** @type {Record<string, any>} */
+const ARRAYS = {
+  float32: Float32Array,
+  float64: Float64Array,
+  float16: /** @type {any} */ (globalThis).Float16Array ?? Uint16Array,
+  int8: Int8Array,
+  int16: Int16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  uint16: Uint16Array,
+  uint32: Uint32Array,
+  uint64: BigUint64Array,
+  bool: Uint8Array,
+};
+
+/** An error with a word for what kind it is. */
+export class OperationError extends Error {
+  /** @param {string} kind @param {string} message */
+  constructor(kind, message) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/** Lines that onnxruntime printed while someone listens: its only account of where nodes were placed. */
+class LogTap {
+  constructor() {
+    /** @type {string[] | null} */
+    this.lines = null;
+    for (const level of /** @type {const} */ (["error", "warn", "log", "info", "debug"])) {
+      const original = console[level].bind(console);
+      console[level] = (...words) => {
+        const text = words.map(String).join(" ");
+        if (this.lines) this.lines.push(text);
+        else if (!text.includes(":onnxruntime:")) original(...words);
+      };
+    }
+  }
+
+  /** @template T @param {() => Promise<T>} work @returns {Promise<[T, string[]]>} */
+  async during(work) {
+    /** @type {string[]} */
+    const lines = [];
+    this.lines = lines;
+    try {
+      return [await work(), lines];
+    } finally {
+      this.lines = null;
+    }
+  }
+}
+
+// onnxruntime binds console.error when it starts, so the tap is laid before it is imported.
+const tap = new LogTap();
+
+/**
+ * Reads node placements from onnxruntime's verbose log.
+ * @param {string[]} lines
+ * @returns {{provider: string, nodes: number, operators: string[]}[]} operators stay empty where one provider took all
+ */
+export function placements(lines) {
+  /** @type {ReturnType<typeof placements>} */
+  const found = [];
+  let reading = false;
+  for (const line of lines) {
+    if (!line.includes("VerifyEachNodeIsAssignedToAnEp]")) continue;
+    const words = line.slice(line.indexOf("AssignedToAnEp]") + "AssignedToAnEp]".length).trim();
+    const all = /^All nodes placed on \[(\w+)\]\. Number of nodes: (\d+)/.exec(words);
+    const some = /^Node\(s\) placed on \[(\w+)\]\. Number of nodes: (\d+)/.exec(words);
+    const header = all ?? some;
+    if (header) {
+      found.push({ provider: header[1], nodes: Number(header[2]), operators: [] });
+      reading = true;
+      continue;
+    }
+    const node = /^(\S+) \(/.exec(words);
+    if (reading && node) found[found.length - 1].operators.push(node[1]);
+  }
+  return found;
+}
+
+export class OnnxEngine {
+  /** @param {import("./device.mjs").LaneDevice} device */
+  constructor(device) {
+    this.device = device;
+    this.reset();
+  }
+
+  /** Forgets every session and the module itself: after a loss they cannot be trusted. */
+  reset() {
+    /** @type {Map<string, any>} */
+    this.sessions = new Map();
+    /** @type {Map<string, Promise<any>>} */
+    this.modules = new Map();
+    /** @type {Promise<unknown>} */
+    this.last = Promise.resolve();
+  }
+
+  /**
+   * Runs `work` after what was asked before: an onnxruntime session refuses two runs at once.
+   * @template T
+   * @param {() => Promise<T>} work
+   * @returns {Promise<T>}
+   */
+  inTurn(work) {
+    const turn = this.last.then(work, work);
+    this.last = turn.catch(() => {});
+    return turn;
+  }
+
+  /** @param {string} url @param {string} base */
+  module(url, base) {
+    let module = this.modules.get(url);
+    if (!module) {
+      module = import(`${url}?generation=${this.device.generation}`).then((ort) => {
+        ort.env.wasm.numThreads = 1;
+        ort.env.wasm.wasmPaths = base;
+        ort.env.logLevel = "verbose";
+        return ort;
+      });
+      this.modules.set(url, module);
+    }
+    return module;
+  }
+
+  /**
+   * @param {{model: string, url: string, base: string, provider: string, placement: boolean, options?: any}} args
+   * @param {ArrayBuffer} bytes
+   */
+  async load(args, bytes) {
+    if (this.sessions.has(args.model)) throw new OperationError("usage", "this model is loaded already");
+    const ort = await this.module(args.url, args.base);
+    const provider =
+      args.provider === "webnn"
+        ? { name: "webnn", deviceType: "cpu", context: this.device.context }
+        : args.provider;
+    const options = {
+      ...args.options,
+      executionProviders: [provider],
+      logSeverityLevel: args.placement ? 0 : 3,
+    };
+    try {
+      const create = () => ort.InferenceSession.create(new Uint8Array(bytes), options);
+      const [session, lines] = await this.orLost(tap.during(() => this.inTurn(create)));
+      this.sessions.set(args.model, { session, ort });
+      const device = args.provider === "webgpu" ? await ort.env.webgpu?.device : null;
+      if (device) this.device.watch(device, this.device.generation);
+      return {
+        inputs: session.inputNames,
+        outputs: session.outputNames,
+        placement: args.placement ? placements(lines) : null,
+        version: ort.env.versions?.web ?? ort.env.versions?.common ?? "",
+      };
+    } catch (error) {
+      throw asOperationError("model", error);
+    }
+  }
+
+  /**
+   * @param {{model: string, outputs: string[] | null}} args
+   * @param {Tensor[]} tensors
+   * @returns {Promise<OutTensor[]>}
+   */
+  async run(args, tensors) {
+    const entry = this.sessions.get(args.model);
+    if (!entry) throw new OperationError("not_loaded", "the model is not loaded in this page");
+    const { session, ort } = entry;
+    /** @type {Record<string, any>} */
+    const feeds = {};
+    for (const { name, dtype, shape, data, text } of tensors) {
+      feeds[name] = text ? new ort.Tensor("string", text, shape) : new ort.Tensor(dtype, new ARRAYS[dtype](data), shape);
+    }
+    let results;
+    try {
+      const fetches = args.outputs ?? session.outputNames;
+      const run = () => session.run(feeds, fetches, { logSeverityLevel: 3 });
+      results = await this.orLost(this.inTurn(run));
+    } catch (error) {
+      throw asOperationError("operator", error);
+    }
+    return Object.entries(results).map(([name, tensor]) => outTensor(name, tensor));
+  }
+
+  /** @param {string} model */
+  async unload(model) {
+    const entry = this.sessions.get(model);
+    this.sessions.delete(model);
+    if (entry && !this.device.isLost) await within(entry.session.release(), 5_000, "release");
+  }
+
+  /** @template T @param {Promise<T>} work @returns {Promise<T>} */
+  orLost(work) {
+    return Promise.race([work, this.device.lost]);
+  }
+}
+
+/** @param {string} name @param {any} tensor @returns {OutTensor} */
+function outTensor(name, tensor) {
+  const shape = [...tensor.dims];
+  const { data } = tensor;
+  if (tensor.type === "string") return { name, dtype: "string", shape, bytes: new Uint8Array(0), text: [...data] };
+  const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  return { name, dtype: tensor.type, shape, bytes };
+}
+
+/** @param {string} kind @param {unknown} error */
+function asOperationError(kind, error) {
+  if (error instanceof OperationError) return error;
+  if (error instanceof DeviceLost) return new OperationError("device_lost", error.message);
+  // an Emscripten abort throws a number: the address of a C++ exception that nobody can read any more
+  const words = error instanceof Error ? error.message : `onnxruntime aborted (${String(error)})`;
+  return new OperationError(kind, words);
+}

@@ -1,0 +1,21 @@
+"""Parity: whether lanes give the same answers. Imports NumPy, so nothing imports it at start."""
+
+from __future__ import annotations
+
+from pytest_webaccel.parity.compare import Comparison, Difference, compare, compare_all, message
+from pytest_webaccel.parity.reference import run_reference
+from pytest_webaccel.parity.tolerance import EXACT, TOLERANCES, Tolerance, tolerance_for, ulp_distance
+
+__all__ = [
+    "EXACT",
+    "TOLERANCES",
+    "Comparison",
+    "Difference",
+    "Tolerance",
+    "compare",
+    "compare_all",
+    "message",
+    "run_reference",
+    "tolerance_for",
+    "ulp_distance",
+]

@@ -1,0 +1,53 @@
+"""The reference that does not live in a browser: onnxruntime on this machine's CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.errors import FeedError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["run_reference"]
+
+
+def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[str, dict[str, NDArray[Any]]] | None:
+    """Return (name of the reference, outputs by name), or None where onnxruntime is not installed.
+
+    ``model`` is the ONNX file's bytes or its path (needed where weights lie in files beside it).
+    Blocks until the model has run; call it off the loop. Raises ModelError when onnxruntime cannot
+    load or run the model, FeedError when the feeds do not fit it.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    name = f"onnxruntime-cpu {onnxruntime.__version__}"
+    what = f"model {model}" if isinstance(model, Path) else f"model of {len(model)} bytes"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors are raised; warnings on stderr would land in every report
+    try:
+        session = onnxruntime.InferenceSession(
+            str(model) if isinstance(model, Path) else bytes(model), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(
+            f"{what} cannot be loaded by the reference, {name}: {error}. "
+            f"Check it with onnx.checker.check_model, or compare the lanes with each other only"
+        ) from error
+    wanted = {one.name for one in session.get_inputs()}
+    if wanted != set(feeds):
+        raise FeedError(f"{what}: feeds are named {sorted(feeds)}; the model's inputs are {sorted(wanted)}")
+    names = [one.name for one in session.get_outputs()]
+    try:
+        values = session.run(names, dict(feeds))
+    except Exception as error:
+        kind = FeedError if type(error).__name__ == "InvalidArgument" else ModelError
+        raise kind(f"{what} cannot be run by the reference, {name}: {error}") from error
+    return name, {one: np.asarray(value) for one, value in zip(names, values, strict=True)}

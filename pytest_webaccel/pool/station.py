@@ -1,0 +1,162 @@
+"""A station: one browser with one page, joined to the bridge, with the models that page holds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_webaccel.bridge.server import Bridge
+from pytest_webaccel.browsers.driver import Driver
+from pytest_webaccel.engines.models import ModelInfo
+from pytest_webaccel.engines.onnx import LoadedModel, OnnxEngine, OrtCopy, Placement
+from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailableError, RemoteError
+from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
+
+if TYPE_CHECKING:
+    from pytest_webaccel.bridge.channel import Channel
+
+__all__ = ["Station"]
+
+T = TypeVar("T")
+
+#: Damage after which the present page or browser can answer nothing any more.
+_FATAL = frozenset({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED})
+
+#: Seconds of a watch that ends with what it watches over, which has a deadline of its own.
+_NEVER = 86_400.0
+
+
+class Station:
+    """One browser instance of a lane. Everything runs in the worker's loop.
+
+    ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        driver: Driver,
+        bridge: Bridge,
+        ort: OrtCopy,
+        placements: dict[str, Placement],
+    ) -> None:
+        self.lane = lane
+        self.driver = driver
+        self.loaded: dict[str, LoadedModel] = {}
+        self.damages: list[Damage] = []
+        self.on_damage: Callable[[Damage], None] = lambda damage: None
+        self._bridge = bridge
+        self._placements = placements
+        self._ort = ort
+        self._changed = asyncio.Event()
+        self.channel: Channel = bridge.open(str(lane))
+        self.channel.offer = self._offer
+        self.channel.on_damage = self._note
+        self.engine = OnnxEngine(self.channel, lane.backend, ort)
+        driver.on_damage(self._driver_damage)
+
+    async def start(self, *, deadline: float) -> None:
+        """Start the browser, join its page, take a device; raises LaneUnavailableError when it cannot be."""
+        try:
+            await self.driver.start(deadline=deadline)
+            await self.new_page(deadline=deadline)
+        except (BrowserError, RemoteError, DamagedLaneError, TimeoutError) as error:
+            await self.stop()
+            raise LaneUnavailableError(
+                f"lane {self.lane} did not start: {error}. `python -m pytest_webaccel doctor` shows what works here."
+            ) from error
+
+    async def new_page(self, *, deadline: float) -> None:
+        """Replace the page in the same browser; what the old one held is gone."""
+        instances = self.channel.session.instances
+        self.loaded.clear()
+        async with asyncio.timeout(deadline):
+            await self.driver.open(self._bridge.page_url(self.channel, self.lane.backend), deadline=deadline)
+            await self.unless_fatal(self.channel.wait_connected(deadline=deadline, new_instance_since=instances))
+            await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+        self.damages.clear()
+
+    async def new_device(self, *, deadline: float) -> None:
+        """Have the page drop its sessions and take a new device; its models are gone."""
+        self.loaded.clear()
+        for request_id in list(self.channel.session.pending):
+            self.channel.abandon(request_id)
+        await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+        self.damages.clear()
+
+    async def reconnect(self, *, deadline: float) -> None:
+        """Wait until the same page has resumed its session."""
+        instances = self.channel.session.instances
+        await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
+        if self.channel.session.instances != instances:
+            damage = Damage(Symptom.PAGE_REPLACED, "another page joined", asyncio.get_running_loop().time())
+            raise DamagedLaneError(damage, str(self.lane))
+        self.damages.clear()
+
+    async def load(self, info: ModelInfo, build: OrtBuild, *, deadline: float) -> LoadedModel:
+        """Load a model, or return it where this page has it already."""
+        key = f"{info.sha256[:16]}-{build}"
+        if key in self.loaded:
+            return self.loaded[key]
+        known = self._placements.get(key)
+        loaded = await self.unless_fatal(self.engine.load(info, build, deadline=deadline, known=known))
+        self._placements[key] = loaded.placement
+        self.loaded[key] = loaded
+        return loaded
+
+    async def healthy(self, *, deadline: float = 2.0) -> bool:
+        """Whether browser, page, socket and device answer now."""
+        if self.driver.pid is None:
+            return False
+        try:
+            await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
+            reply = await self.unless_fatal(self.channel.request("ping", deadline=deadline))
+        except (DamagedLaneError, RemoteError):
+            return False
+        return isinstance(reply.value, dict) and reply.value.get("lost") is False
+
+    async def damage(self, symptoms: Collection[Symptom], *, deadline: float) -> Damage:
+        """Return the first damage since the last repair with one of ``symptoms``; TimeoutError after ``deadline``."""
+        async with asyncio.timeout(deadline):
+            while True:
+                for damage in self.damages:
+                    if damage.symptom in symptoms:
+                        return damage
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def unless_fatal(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of ``work``, unless page or browser is gone: then raise DamagedLaneError at once."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self.damage(_FATAL, deadline=_NEVER))
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise DamagedLaneError(gone.result(), str(self.lane))
+            return task.result()
+        finally:
+            for future in (task, gone):
+                future.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End browser, page and channel. Never raises."""
+        await self.driver.stop(deadline=5.0)
+        with contextlib.suppress(OSError):
+            await self._bridge.close(self.channel)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    async def _offer(self, paths: Sequence[Path], deadline: float) -> None:
+        await self.driver.offer_files(paths, deadline=deadline)
+
+    def _driver_damage(self, damage: Damage) -> None:
+        self.channel.damaged(damage)
+
+    def _note(self, damage: Damage) -> None:
+        self.damages.append(damage)
+        self._changed.set()
+        self.on_damage(damage)

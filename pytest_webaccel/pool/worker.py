@@ -1,0 +1,102 @@
+"""A worker's share of the run: its loop, its pool, its journal, and where its rows go."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pytest_webaccel.browsers import Driver, Installation, make_driver
+from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
+from pytest_webaccel.pool.lane import LiveLane
+from pytest_webaccel.pool.lease import Lease, Terms
+from pytest_webaccel.pool.pool import Pool
+from pytest_webaccel.pool.runtime import LoopThread
+from pytest_webaccel.recovery.journal import Journal
+from pytest_webaccel.terms import Evidence, Lane, LaneRow, ProbeResult, Row, Strategy
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+_LEASE_S = 150.0
+_END_S = 60.0
+
+
+class Worker:
+    """Everything of ours in one pytest process. ``record`` takes rows as they come."""
+
+    def __init__(
+        self,
+        table: Sequence[ProbeResult],
+        *,
+        run_id: str,
+        worker: str,
+        strategy: Strategy,
+        record: Callable[[Row], None],
+        locate: Callable[[ProbeResult], Installation],
+        ort: Path | None = None,
+        headed: bool = False,
+    ) -> None:
+        self.run_id = run_id
+        self.worker = worker
+        self.strategy = strategy
+        self.record = record
+        self._locate = locate
+        self._ort = ort
+        self._headed = headed
+        self._loop = LoopThread()
+        evidence = min((probe.evidence for probe in table if probe.works), default=Evidence.FAKE)
+        self._journal = Journal(record, run_id, evidence)
+        self.pool = Pool(table, self._driver, self._onnxruntime, on_start=self._note_lane)
+
+    def call(self, work: Coroutine[Any, Any, T], *, deadline: float) -> T:
+        """Run ``work`` in the loop; see :meth:`LoopThread.call`."""
+        return self._loop.call(work, deadline=deadline)
+
+    @contextlib.contextmanager
+    def lease(self, lane: Lane, test_id: str, strategy: Strategy | None = None) -> Iterator[Lease]:
+        """Lease a lane for a test. It ends always, and with it the lane is made whole again."""
+        scope = self.pool.lease(lane)
+        live = self.call(scope.__aenter__(), deadline=_LEASE_S)
+        try:
+            terms = Terms(self.run_id, test_id, self.worker, strategy or self.strategy)
+            lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
+            try:
+                yield lease
+            finally:
+                self.call(lease.end(), deadline=_END_S)
+        finally:
+            self.call(scope.__aexit__(None, None, None), deadline=_END_S)
+
+    def stop(self) -> None:
+        """End lanes, bridge and loop; nothing is left running."""
+        try:
+            self.call(self.pool.stop(), deadline=_END_S)
+        finally:
+            self._loop.stop()
+
+    def _driver(self, probe: ProbeResult) -> Driver:
+        return make_driver(self._locate(probe), headed=self._headed)
+
+    def _onnxruntime(self) -> tuple[Path, str]:
+        folder = ort_dist(self._ort)
+        return folder, ort_version(folder)
+
+    def _note_lane(self, lane: LiveLane) -> None:
+        self.record(
+            LaneRow(
+                run_id=self.run_id,
+                evidence=lane.probe.evidence,
+                lane=str(lane.name),
+                browser=str(lane.name.browser),
+                browser_version=lane.driver.version,
+                backend=str(lane.name.backend),
+                adapter=lane.probe.adapter,
+                features=list(lane.probe.features),
+                worker=self.worker,
+                host=platform.node(),
+            )
+        )

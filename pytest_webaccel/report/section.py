@@ -1,0 +1,201 @@
+"""The section that a report shows about a run: one HTML string, escaped, readable without scripts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_webaccel.report.figures import pictures
+from pytest_webaccel.report.parts import STYLE, badge, details, milliseconds, outcome, phase_bar, phase_key, table, text
+from pytest_webaccel.terms import Evidence, RunRow
+
+if TYPE_CHECKING:
+    from pytest_webaccel.report.data import ReportData
+    from pytest_webaccel.report.picture import Picture
+
+__all__ = ["section"]
+
+#: Most rows of one table; a report of a long run stays a page that opens.
+_MOST_ROWS = 500
+
+_EMPTY = (
+    "No faults were planned in this run, so there is no recovery to show. Cause some with "
+    "<code>--webaccel-fault browser_crash@mid_request</code> over the whole run, or with "
+    '<code>@pytest.mark.fault("browser_crash")</code> on a test.'
+)
+
+
+def section(data: ReportData, *, png: bool = False) -> str:
+    """Return the section for ``data``; with ``png`` its figures are PNG images instead of SVG."""
+    parts = [
+        _header(data),
+        *(f'<p class="wa-note">{text(note)}</p>' for note in data.notes),
+        _lanes(data),
+        *(_grade(data, drawn, grade, png=png) for drawn in [pictures(data)] for grade in data.grades),
+        "" if data.recoveries else f'<p class="wa-note">{_EMPTY}</p>',
+        _faults(data),
+        _parity(data),
+        _crashed(data),
+        _skipped(data),
+    ]
+    return f'<section class="webaccel"><style>{STYLE}</style>{"".join(parts)}</section>'
+
+
+def _header(data: ReportData) -> str:
+    grades = " ".join(badge(grade) for grade in data.grades)
+    title = f"<h2>Browser lanes, faults and recovery</h2><p>{grades or 'No lane was used.'}</p>"
+    if Evidence.FAKE in data.grades:
+        title += (
+            '<p class="wa-note">Rows of the fake browser prove logic. Their times are made up and measure nothing.</p>'
+        )
+    if data.run is None:
+        return title
+    facts = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in _facts(data.run, data))
+    return f"{title}<dl>{facts}</dl>"
+
+
+def _facts(run: RunRow, data: ReportData) -> Iterator[tuple[str, str]]:
+    yield "run", run.run_id
+    yield "time", f"{_moment(run.started_at)} to {_moment(run.finished_at)} UTC"
+    yield "host", run.host
+    yield "mode, seed", f"{run.mode}, {run.seed}"
+    yield "exit status", str(run.exit_status)
+    outcomes = Counter(test.outcome for test in data.tests)
+    yield "tests", ", ".join(f"{count} {word}" for word, count in sorted(outcomes.items())) or "none"
+    for name, value in run.versions.items():
+        if name != "missing_lanes":
+            yield str(name), _words(value)
+
+
+def _moment(stamp: str) -> str:
+    return stamp[:19].replace("T", " ") or "unknown"
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items())
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _lanes(data: ReportData) -> str:
+    if not data.lanes and not data.missing:
+        return ""
+    seen: dict[tuple[str, Evidence], list[str]] = {}
+    latest = {(lane.lane, lane.evidence): lane for lane in data.lanes}
+    for lane in data.lanes:
+        seen.setdefault((lane.lane, lane.evidence), []).append(lane.worker)
+    tests = Counter((test.lane, test.evidence) for test in data.tests if test.outcome != "skipped")
+    rows = [
+        (
+            f'<code class="wa-lane">{text(lane.lane)}</code>',
+            text(f"{lane.browser} {lane.browser_version}"),
+            text(lane.adapter or "not applicable"),
+            badge(lane.evidence),
+            text(tests[key]),
+            text(f"{len(seen[key])}, on {', '.join(sorted(filter(None, set(seen[key])))) or 'the only process'}"),
+            text(", ".join(lane.features) or "none named"),
+        )
+        for key, lane in sorted(latest.items())
+    ]
+    header = ("lane", "browser", "adapter", "evidence", "tests", "starts", "features")
+    return "<h3>Lanes</h3>" + table(header, rows, ready=True)
+
+
+def _grade(data: ReportData, drawn: list[Picture], grade: Evidence, *, png: bool) -> str:
+    figures = [_figure(picture, png=png) for picture in drawn if picture.evidence == grade]
+    if not figures:
+        return ""
+    heading = f"<h3>Figures from {text(grade)} evidence</h3>" if len(data.grades) > 1 else ""
+    return heading + "".join(figures)
+
+
+def _figure(picture: Picture, *, png: bool) -> str:
+    drawn = f'<img src="{picture.png_data_url()}" alt="{text(picture.alt)}" width="864">' if png else picture.svg()
+    caption = f"<figcaption>{text(picture.title)} {badge(picture.evidence)}</figcaption>"
+    return f"<figure>{caption}{drawn}</figure>" + details("The same as a table", table(picture.header, picture.rows))
+
+
+def _faults(data: ReportData) -> str:
+    if not data.recoveries:
+        return ""
+    rows = [
+        (
+            f"<code>{text(row.test_id)}</code>",
+            text(row.fault),
+            text(row.strategy),
+            outcome(row.outcome) + (f"<br>{text(row.detail)}" if row.detail else ""),
+            text(milliseconds(row.total_ms)),
+            phase_bar(row, 120),
+            badge(row.evidence),
+        )
+        for row in data.recoveries[:_MOST_ROWS]
+    ]
+    header = ("test", "fault", "strategy", "outcome", "time", "phases", "evidence")
+    inner = f"<p>{phase_key()}</p>" + table(header, rows, ready=True) + _left_out(len(data.recoveries))
+    return "<h3>Every fault</h3>" + details(f"{len(data.recoveries)} caused, and what came of each", inner)
+
+
+def _parity(data: ReportData) -> str:
+    if not data.parity:
+        return ""
+    differing = [row for row in data.parity if not row.agrees]
+    words = f"<p>{len(data.parity) - len(differing)} of {len(data.parity)} outputs agree with their reference.</p>"
+    rows = [
+        (
+            row.lane,
+            row.model,
+            row.output,
+            row.reference,
+            f"{row.max_abs:.3g} (tolerance {row.tolerance:.3g})",
+            row.blamed_operator or "not searched",
+            ", ".join(f"{provider} {count}" for provider, count in row.placement.items()) or "not recorded",
+            str(row.evidence),
+        )
+        for row in differing[:_MOST_ROWS]
+    ]
+    header = (
+        "lane",
+        "model",
+        "output",
+        "held against",
+        "largest difference",
+        "operator to blame",
+        "nodes ran on",
+        "evidence",
+    )
+    return (
+        "<h3>Agreement between lanes</h3>" + words + (table(header, rows) if rows else "") + _left_out(len(differing))
+    )
+
+
+def _crashed(data: ReportData) -> str:
+    crashed = [test for test in data.tests if test.outcome == "crashed"]
+    if not crashed:
+        return ""
+    rows = [(test.test_id, test.lane or "none", test.worker, test.reason) for test in crashed[:_MOST_ROWS]]
+    return (
+        "<h3>Tests whose worker crashed</h3>"
+        + table(("test", "lane", "worker", "reason"), rows)
+        + _left_out(len(crashed))
+    )
+
+
+def _skipped(data: ReportData) -> str:
+    parts = []
+    if data.missing:
+        rows = sorted(data.missing.items())
+        parts.append("<h3>Lanes that were not to be had</h3>" + table(("lane", "why"), rows))
+    skipped = [test for test in data.tests if test.outcome == "skipped"]
+    if skipped:
+        cells = [(test.test_id, test.reason or "no reason given") for test in skipped[:_MOST_ROWS]]
+        inner = table(("test", "why"), cells) + _left_out(len(skipped))
+        parts.append("<h3>Skipped tests</h3>" + details(f"{len(skipped)} skipped, with reasons", inner))
+    return "".join(parts)
+
+
+def _left_out(total: int) -> str:
+    if total <= _MOST_ROWS:
+        return ""
+    return f"<p>{total - _MOST_ROWS} more are in the database.</p>"

@@ -1,0 +1,84 @@
+"""Lines for pytest's terminal summary: what ran where, what broke, what came back, where the record lies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pytest_webaccel.report.statistics import percentile, wilson
+from pytest_webaccel.terms import Evidence, LaneRow
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_webaccel.report.data import ReportData
+
+__all__ = ["lines"]
+
+
+def lines(data: ReportData, *, database: Path | None = None, report: Path | None = None) -> list[str]:
+    """Return the summary, one line a fact, without line ends or colours."""
+    found = _lanes(data)
+    for grade in data.grades:
+        found += _faults(data, grade)
+    if not data.recoveries:
+        found.append("faults: none were planned; plan one with --webaccel-fault or @pytest.mark.fault")
+    crashed = [test.test_id for test in data.tests if test.outcome == "crashed"]
+    if crashed:
+        found.append(
+            f"crashed with their worker: {', '.join(_plain(test_id) for test_id in crashed[:5])}{_more(crashed)}"
+        )
+    found += [f"note: {_plain(note)}" for note in data.notes]
+    if database is not None:
+        found.append(f"database: {database}")
+    if report is not None:
+        found.append(f"report: {report}")
+    return found
+
+
+def _lanes(data: ReportData) -> list[str]:
+    tests = Counter(test.lane for test in data.tests if test.outcome != "skipped")
+    latest: dict[tuple[str, Evidence], LaneRow] = {(lane.lane, lane.evidence): lane for lane in data.lanes}
+    found = []
+    for (name, grade), lane in sorted(latest.items()):
+        adapter = f", {_plain(lane.adapter)}" if lane.adapter else ""
+        starts = sum(1 for each in data.lanes if each.lane == name and each.evidence == grade)
+        found.append(
+            f"lane {_plain(name)}: {_plain(lane.browser_version) or 'version unknown'}{adapter}, {grade} evidence, "
+            f"{_count(tests[name], 'test')}, started {_count(starts, 'time')}"
+        )
+    found += [f"lane {_plain(name)}: not used, {_plain(why)}" for name, why in sorted(data.missing.items())]
+    return found or ["lanes: none were used"]
+
+
+def _faults(data: ReportData, grade: Evidence) -> list[str]:
+    found = []
+    cells = data.cells(grade)
+    for strategy in dict.fromkeys(cell.strategy for cell in cells):
+        group = [cell for cell in cells if cell.strategy == strategy]
+        n = sum(len(cell.rows) for cell in group)
+        good = sum(cell.recovered for cell in group)
+        interval = wilson(good, n)
+        line = (
+            f"faults, {_plain(strategy)}, {grade} evidence: {good} of {n} recovered "
+            f"({good / n:.0%}, 95 % interval {interval.low:.0%} to {interval.high:.0%})"
+        )
+        times = [time for cell in group for time in cell.times]
+        # The fake browser's clock is made up: no time of it is stated.
+        if times and grade is not Evidence.FAKE:
+            line += f", p50 {percentile(times, 50):.0f} ms, p95 {percentile(times, 95):.0f} ms"
+        found.append(line)
+    return found
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 5} more" if len(names) > 5 else ""
+
+
+def _plain(text: str) -> str:
+    """Return ``text`` on one line and without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:400]

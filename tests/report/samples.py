@@ -1,0 +1,153 @@
+"""Rows for the tests of reports: a small run with every kind of row, and the same with hostile text."""
+
+from __future__ import annotations
+
+import random
+
+from pytest_webaccel.terms import (
+    Evidence,
+    LaneRow,
+    MeasurementRow,
+    Mode,
+    ParityRow,
+    RecoveryRow,
+    Row,
+    RunRow,
+    TestRow,
+)
+
+#: Breaks out of an attribute, a comment, a tag and a style, and carries what UTF-8 cannot.
+HOSTILE = "\"'--></style></svg></title><script>window.pwned=1</script><img src=x onerror=window.pwned=1>$x_1$\x00\ud800é"
+
+
+def a_recovery(**changes) -> RecoveryRow:
+    values = {
+        "run_id": "r",
+        "evidence": Evidence.SOFTWARE,
+        "test_id": "t[chromium:webgpu]",
+        "lane": "chromium:webgpu",
+        "fault": "browser_crash",
+        "strategy": "simple",
+        "outcome": "recovered",
+        "total_ms": 100.0,
+        "detect_ms": 10.0,
+        "reassign_ms": 5.0,
+        "load_ms": 50.0,
+        "restore_ms": 5.0,
+        "replay_ms": 20.0,
+        "attempts": 1,
+        "duplicated": 0,
+        "lost": 0,
+    }
+    return RecoveryRow(**{**values, **changes})
+
+
+def a_test(**changes) -> TestRow:
+    values = {
+        "run_id": "r",
+        "evidence": Evidence.SOFTWARE,
+        "test_id": "t[chromium:webgpu]",
+        "lane": "chromium:webgpu",
+        "worker": "gw0",
+        "outcome": "passed",
+        "duration_ms": 12.0,
+    }
+    return TestRow(**{**values, **changes})
+
+
+def a_lane(**changes) -> LaneRow:
+    values = {
+        "run_id": "r",
+        "evidence": Evidence.SOFTWARE,
+        "lane": "chromium:webgpu",
+        "browser": "chromium",
+        "browser_version": "153.0",
+        "backend": "webgpu",
+        "adapter": "SwiftShader",
+        "features": ["subgroups"],
+        "worker": "gw0",
+        "host": "h",
+    }
+    return LaneRow(**{**values, **changes})
+
+
+def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: int = 4) -> list[Row]:
+    """Return rows of every table; ``extra`` is appended to each text."""
+    chance = random.Random(1)
+    base = {"run_id": "r" + extra, "evidence": evidence}
+    test_id, lane, model = "t[chromium:webgpu]" + extra, "chromium:webgpu" + extra, "silero" + extra
+    rows: list[Row] = [
+        RunRow(
+            **base,
+            started_at="2026-01-02T03:04:05.000006+00:00",
+            finished_at="2026-01-02T03:05:05.000006+00:00",
+            mode=Mode.COMPARATIVE,
+            seed=4711,
+            versions={
+                "plugin": "0.1.0" + extra,
+                "browsers" + extra: {"chromium" + extra: "153.0" + extra},
+                "missing_lanes": {"firefox:webgpu" + extra: "no Firefox found" + extra},
+            },
+            host="host" + extra,
+            exit_status=1,
+        ),
+        a_lane(
+            **base,
+            lane=lane,
+            browser="chromium" + extra,
+            browser_version="153.0" + extra,
+            adapter="SwiftShader" + extra,
+            features=["subgroups" + extra],
+            worker="gw0" + extra,
+        ),
+        a_test(**base, test_id=test_id, lane=lane, model=model, worker="gw0" + extra),
+        a_test(**base, test_id="crashes" + extra, lane=lane, outcome="crashed", reason="worker died" + extra),
+        a_test(**base, test_id="skips" + extra, lane="", outcome="skipped", reason="no lane for it" + extra),
+        a_test(**base, test_id="odd" + extra, lane=lane, outcome="weird" + extra),
+        MeasurementRow(
+            **base,
+            test_id=test_id,
+            lane=lane,
+            model=model,
+            family="audio" + extra,
+            engine="onnx" + extra,
+            bits=16,
+            metric="run" + extra,
+            value=5.5,
+            unit="ms" + extra,
+        ),
+        ParityRow(
+            **base,
+            test_id=test_id,
+            lane=lane,
+            model=model,
+            output="prob" + extra,
+            reference="onnxruntime" + extra,
+            agrees=False,
+            max_abs=0.1,
+            max_ulp=1e6,
+            tolerance=1e-4,
+            blamed_operator="LSTM" + extra,
+            placement={"wasm" + extra: 3},
+        ),
+    ]
+    for _ in range(tries):
+        for fault in ("browser_crash", "device_lost"):
+            for strategy in ("simple", "coordinated"):
+                total = chance.lognormvariate(5, 1)
+                rows.append(
+                    a_recovery(
+                        **base,
+                        test_id=test_id,
+                        lane=lane,
+                        model=model,
+                        fault=fault + extra,
+                        strategy=strategy + extra,
+                        outcome="failed" if chance.random() < 0.2 else "recovered",
+                        total_ms=total,
+                        detect_ms=total * 0.2,
+                        load_ms=total * 0.4,
+                        detail="socket closed" + extra,
+                    )
+                )
+    return rows
