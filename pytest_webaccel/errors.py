@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_webaccel.terms import Damage
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_webaccel.terms import Damage
 
 __all__ = [
     "BridgeError",

@@ -6,8 +6,6 @@ import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import ConfigurationError, FaultError, LaneUnavailableError, ModelError, RecoveryError
@@ -27,6 +25,9 @@ from pytest_webaccel.terms import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
     import numpy as np
 
     from pytest_webaccel.engines.onnx import LoadedModel
@@ -218,10 +219,10 @@ class WebAccel:
                 self._lease.run(model, feeds, deadline=timeout), deadline=2 * timeout + RECOVERY_S
             )[0]
         with self._worker.lease(name, self._lease.terms.test_id) as other:
-            loaded = self._worker.call(other.load(model.info.path, build, deadline=timeout), deadline=timeout + RECOVERY_S)
-            answer = self._worker.call(
-                other.run(loaded, feeds, deadline=timeout), deadline=2 * timeout + RECOVERY_S
-            )[0]
+            loaded = self._worker.call(
+                other.load(model.info.path, build, deadline=timeout), deadline=timeout + RECOVERY_S
+            )
+            answer = self._worker.call(other.run(loaded, feeds, deadline=timeout), deadline=2 * timeout + RECOVERY_S)[0]
         return loaded, answer
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +20,13 @@ from pytest_webaccel.scheduling.session import SESSION_KEY, SessionInfo
 from pytest_webaccel.terms import Browser, FaultPlan, ProbeResult, Row, Strategy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_webaccel.browsers import Installation
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
-__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
+__all__ = ["locate", "webaccel", "webaccel_faults", "webaccel_pool"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 
@@ -52,7 +53,7 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         worker=session.worker,
         strategy=session.settings.recovery,
         record=record,
-        locate=_locate,
+        locate=locate,
         ort=session.settings.ort,
         headed=session.settings.headed,
     )
@@ -121,9 +122,7 @@ def webaccel_pool(_webaccel_item: pytest.Item, _webaccel_worker: Worker) -> Pool
     return PoolFace(_webaccel_worker, _webaccel_item.nodeid, strict=session.settings.strict, family=family)
 
 
-def _plans(
-    item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None
-) -> list[FaultPlan]:
+def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None) -> list[FaultPlan]:
     """Return the faults of the test's requests, in order: its markers', else one of the run's."""
     from pytest_webaccel.faults import INJECTORS
     from pytest_webaccel.faults.schedule import FaultSchedule, choose
@@ -140,7 +139,7 @@ def _plans(
     return list(FaultSchedule(plans, seed, item.nodeid).firings)
 
 
-def _locate(probe: ProbeResult) -> Installation:
+def locate(probe: ProbeResult) -> Installation:
     from pytest_webaccel.browsers import Installation, find, find_all
 
     if probe.lane.browser is Browser.FAKE:
@@ -152,5 +151,3 @@ def _locate(probe: ProbeResult) -> Installation:
     if found is None:
         raise ConfigurationError(f"{probe.lane}: the browser that was probed, {probe.executable}, is no longer there")
     return found
-
-

@@ -219,7 +219,8 @@ class Channel:
         if self._socket is not None:
             await self._leave("the same page connected again")
         self._socket, self._transport = response, transport
-        self._outbox = outbox = asyncio.Queue()
+        outbox: asyncio.Queue[Effect] = asyncio.Queue()
+        self._outbox = outbox
         self._carry_out(self.session.opened(self._loop.time()))
         writer = asyncio.create_task(self._write(response, outbox))
         detail = "the socket closed"

@@ -22,12 +22,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_webaccel.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "CHUNK_BYTES",
@@ -180,7 +182,9 @@ class Assembly:
         if chunk.total != spec.bytes:
             raise ProtocolError(f"tensor {spec.name!r}: a chunk says {chunk.total} bytes, announced were {spec.bytes}")
         if chunk.offset != self._filled[chunk.tensor]:
-            raise ProtocolError(f"tensor {spec.name!r}: a chunk at {chunk.offset}, expected one at {self._filled[chunk.tensor]}")
+            raise ProtocolError(
+                f"tensor {spec.name!r}: a chunk at {chunk.offset}, expected one at {self._filled[chunk.tensor]}"
+            )
         self._buffers[chunk.tensor][chunk.offset : chunk.offset + chunk.payload.nbytes] = chunk.payload
         self._filled[chunk.tensor] += chunk.payload.nbytes
 

@@ -28,14 +28,16 @@ import dataclasses
 import enum
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_webaccel.bridge.frames import Assembly, TensorSpec, chunks, decode_chunk, spec_of
 from pytest_webaccel.errors import ProtocolError
 from pytest_webaccel.terms import Damage, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -112,7 +114,7 @@ class Request:
         for index, (spec, array) in enumerate(zip(specs, self.tensors.values(), strict=True)):
             if spec.text is None and array.nbytes:
                 flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                yield from chunks(self.id, index, memoryview(flat))
+                yield from chunks(self.id, index, flat.data)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -344,13 +346,13 @@ class ServerSession:
         if resumed:
             self.resumes += 1
         else:
-            lost = tuple(id for id, request in self.pending.items() if request.sends)
+            lost = tuple(known for known, request in self.pending.items() if request.sends)
             if self.instance is not None and lost:
                 damage = Damage(Symptom.PAGE_REPLACED, "another page joined; what the old one held is gone", now)
                 effects.append(Damaged(damage, lost))
-            for id in lost:
-                del self.pending[id]
-                self._remember(id)
+            for known in lost:
+                del self.pending[known]
+                self._remember(known)
             self.instance = instance
             self.instances += 1
             self._last_event = 0

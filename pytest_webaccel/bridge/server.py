@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hmac
 import mimetypes
-from collections.abc import Awaitable, Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
 from pytest_webaccel.bridge.channel import Channel
 from pytest_webaccel.bridge.protocol import Limits
 from pytest_webaccel.errors import BridgeError
-from pytest_webaccel.terms import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from pytest_webaccel.terms import Backend
 
 __all__ = ["SUBPROTOCOL", "Bridge"]
 
@@ -140,7 +143,7 @@ class Bridge:
         )
         await response.prepare(request)
         assert request.transport is not None
-        await channel.serve(response, request.transport)  # type: ignore[arg-type]  # a TCP transport, as listened on
+        await channel.serve(response, request.transport)
         return response
 
     def _channel_of(self, token: str) -> Channel | None:
@@ -164,6 +167,8 @@ class Bridge:
         yield (
             "Content-Security-Policy",
             # onnxruntime-web evaluates strings when it sets WebNN up
-            "default-src 'none'; img-src data:; script-src 'self' blob: 'unsafe-eval'; worker-src 'self' blob:; "
-            f"connect-src 'self' ws://127.0.0.1:{self.port} blob: data:",
+            (
+                "default-src 'none'; img-src data:; script-src 'self' blob: 'unsafe-eval'; worker-src 'self' blob:; "
+                f"connect-src 'self' ws://127.0.0.1:{self.port} blob: data:"
+            ),
         )

@@ -359,10 +359,14 @@ def _start_failure(where: str, cause: str, output: str) -> str:
     lines = output.splitlines()[-6:]
     said = f" It said: {' | '.join(lines)}." if lines else ""
     missing = re.search(r"error while loading shared libraries: (\S+):", output)
-    remedy = (
-        f"The shared library {missing[1]} is missing: install the browser's system packages"
-        if missing
-        else "Run it by hand with --version"
-    )
+    if missing:
+        remedy = f"The shared library {missing[1]} is missing: install the browser's system packages"
+    elif "No usable sandbox" in output:
+        remedy = (
+            "This system denies its sandbox: allow unprivileged user namespaces, use a browser of the system's packages, "
+            "whose sandbox is set up"
+        )
+    else:
+        remedy = "Run it by hand with --version"
     other = "or bring another one with `python -m pytest_webaccel install`"
     return f"{where} did not start: {cause}.{said} {remedy}, {other}."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_webaccel.bridge.frames import DTYPES
 from pytest_webaccel.errors import FeedError, ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["MAX_BYTES", "ModelInfo", "TensorInfo", "check_feeds", "inspect_model"]
 
@@ -153,10 +155,14 @@ def _parse(data: bytes, name: str) -> Any:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ModelError(f"model {name}: {len(data)} bytes that are no ONNX model, or one cut short. {remedy}") from error
+        raise ModelError(
+            f"model {name}: {len(data)} bytes that are no ONNX model, or one cut short. {remedy}"
+        ) from error
     graph = model.graph
     if not graph.node or not graph.output or not model.opset_import:
-        raise ModelError(f"model {name}: no graph with nodes and outputs in {len(data)} bytes: not an ONNX model. {remedy}")
+        raise ModelError(
+            f"model {name}: no graph with nodes and outputs in {len(data)} bytes: not an ONNX model. {remedy}"
+        )
     external = [tensor.name for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     if external:
         raise ModelError(

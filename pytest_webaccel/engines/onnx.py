@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_webaccel.bridge.channel import Channel
-from pytest_webaccel.bridge.protocol import Reply
-from pytest_webaccel.engines.models import ModelInfo
 from pytest_webaccel.errors import ModelError, RemoteError
 from pytest_webaccel.terms import Backend, OrtBuild
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
+    from pytest_webaccel.bridge.channel import Channel
+    from pytest_webaccel.bridge.protocol import Reply
+    from pytest_webaccel.engines.models import ModelInfo
 
 __all__ = ["AUTOMATIC_BUILDS", "SHAPE_OPERATORS", "LoadedModel", "OnnxEngine", "OrtCopy", "Placement"]
 
@@ -37,12 +40,9 @@ _PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgp
 #: Operators that onnxruntime keeps on the CPU on purpose, because they compute shapes and control
 #: flow rather than tensors. Found there, they are no fallback.
 SHAPE_OPERATORS = frozenset(
-    {
-        "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Greater", "Identity", "If",
-        "Less", "Loop", "MemcpyFromHost", "MemcpyToHost", "Not", "Or", "Range", "Reshape", "Scan", "Shape", "Size",
-        "Slice", "Squeeze", "Unsqueeze", "Where",
-    }
-)  # fmt: skip
+    "And Cast Concat Constant ConstantOfShape Equal Expand Gather Greater Identity If Less Loop MemcpyFromHost "
+    "MemcpyToHost Not Or Range Reshape Scan Shape Size Slice Squeeze Unsqueeze Where".split()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -195,4 +195,3 @@ class OnnxEngine:
             "If an operator is not supported there, choose another build= or leave the lane out with "
             "@pytest.mark.webaccel(backend=...)."
         )
-

@@ -115,7 +115,8 @@ def columns(kind: type[Row]) -> tuple[Column, ...]:
 @functools.cache
 def _columns(table: str) -> tuple[Column, ...]:
     kind = TABLES[table]
-    hints = get_type_hints(kind)
+    # terms.py imports these two for type checkers only, so the names are given here.
+    hints = get_type_hints(kind, localns={"Mapping": Mapping, "Sequence": Sequence})
     names = [field.name for field in dataclasses.fields(kind)]
     names.sort(key=lambda name: name != "row_id")
     return tuple(_column(name, hints[name]) for name in names)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import HistoryError
-from pytest_webaccel.history.spool import Spool, SpoolContents, scan_spool
+from pytest_webaccel.history.spool import Spool, SpoolContents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_webaccel.terms import Row
 
-__all__ = ["files", "save", "settle", "take"]
+__all__ = ["files", "save", "settle"]
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +53,6 @@ def files(database: Path) -> list[Path]:
     """Return the files of rescued rows beside ``database``, in a fixed order."""
     pattern = f"{glob.escape(database.name)}.rescue-*.jsonl"
     return sorted(path for path in database.parent.glob(pattern) if path.is_file() and not path.is_symlink())
-
-
-def take(path: Path) -> SpoolContents:
-    """Return what a file of rescued rows holds."""
-    return scan_spool(path)
 
 
 def settle(path: Path, contents: SpoolContents) -> None:

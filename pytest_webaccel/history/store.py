@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import rescue, schema
 from pytest_webaccel.history.columns import columns, row_problem
+from pytest_webaccel.history.spool import scan_spool
 from pytest_webaccel.history.trouble import explain
 from pytest_webaccel.terms import TABLES, RecoveryRow, Row, RunRow
 
@@ -149,7 +150,7 @@ class Store:
 
     def _take_in_rescued(self) -> None:
         for path in rescue.files(self._path):
-            contents = rescue.take(path)
+            contents = scan_spool(path)
             self.add(contents.rows)
             rescue.settle(path, contents)
 

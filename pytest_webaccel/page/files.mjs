@@ -37,6 +37,7 @@ export async function takeFile(reference, token) {
 async function fromHandle(key) {
   const here = arrived.get(key);
   arrived.delete(key);
+  /** @type {File} */
   const file =
     here ??
     (await new Promise((resolve, reject) => {

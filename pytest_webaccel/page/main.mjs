@@ -12,13 +12,19 @@ const BACKOFF_CAP_MS = 2_000;
 /** @typedef {import("./session.mjs").Request} Request */
 /** @typedef {{value?: any, tensors?: import("./session.mjs").OutTensor[]}} Outcome */
 
-const backend = /** @type {"webgpu" | "webnn" | "cpu"} */ (new URLSearchParams(location.search).get("backend") ?? "cpu");
+const backend = /** @type {"webgpu" | "webnn" | "cpu"} */ (
+  new URLSearchParams(location.search).get("backend") ?? "cpu"
+);
 const token = location.hash.slice(1);
 const instance = crypto.randomUUID();
 
 /** @type {WebSocket | null} */
 let socket = null;
-const session = new PageSession(instance, (frame) => socket?.send(frame), (request) => void answer(request));
+const session = new PageSession(
+  instance,
+  (frame) => socket?.send(frame),
+  (request) => void answer(request),
+);
 const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
 const onnx = new OnnxEngine(device);
 

@@ -91,16 +91,18 @@ export class OnnxEngine {
   /** @param {import("./device.mjs").LaneDevice} device */
   constructor(device) {
     this.device = device;
-    this.reset();
-  }
-
-  /** Forgets every session and the module itself: after a loss they cannot be trusted. */
-  reset() {
     /** @type {Map<string, any>} */
     this.sessions = new Map();
     /** @type {Map<string, Promise<any>>} */
     this.modules = new Map();
     /** @type {Promise<unknown>} */
+    this.last = Promise.resolve();
+  }
+
+  /** Forgets every session and the module itself: after a loss they cannot be trusted. */
+  reset() {
+    this.sessions.clear();
+    this.modules.clear();
     this.last = Promise.resolve();
   }
 
@@ -139,9 +141,7 @@ export class OnnxEngine {
     if (this.sessions.has(args.model)) throw new OperationError("usage", "this model is loaded already");
     const ort = await this.module(args.url, args.base);
     const provider =
-      args.provider === "webnn"
-        ? { name: "webnn", deviceType: "cpu", context: this.device.context }
-        : args.provider;
+      args.provider === "webnn" ? { name: "webnn", deviceType: "cpu", context: this.device.context } : args.provider;
     const options = {
       ...args.options,
       executionProviders: [provider],
@@ -176,7 +176,9 @@ export class OnnxEngine {
     /** @type {Record<string, any>} */
     const feeds = {};
     for (const { name, dtype, shape, data, text } of tensors) {
-      feeds[name] = text ? new ort.Tensor("string", text, shape) : new ort.Tensor(dtype, new ARRAYS[dtype](data), shape);
+      feeds[name] = text
+        ? new ort.Tensor("string", text, shape)
+        : new ort.Tensor(dtype, new ARRAYS[dtype](data), shape);
     }
     let results;
     try {

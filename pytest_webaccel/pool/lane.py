@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.browsers.driver import Driver
-from pytest_webaccel.engines.models import ModelInfo
-from pytest_webaccel.engines.onnx import LoadedModel
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
-from pytest_webaccel.pool.station import Station
 from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from pytest_webaccel.browsers.driver import Driver
+    from pytest_webaccel.engines.models import ModelInfo
+    from pytest_webaccel.engines.onnx import LoadedModel
+    from pytest_webaccel.pool.station import Station
 
 __all__ = ["MOVES", "LiveLane"]
 

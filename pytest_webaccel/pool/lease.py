@@ -10,24 +10,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from pytest_webaccel.bridge.protocol import Reply
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
-from pytest_webaccel.engines.onnx import LoadedModel
 from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError
 from pytest_webaccel.faults import INJECTORS
-from pytest_webaccel.faults.injector import Injector
 from pytest_webaccel.parity.compare import compare
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
-from pytest_webaccel.pool.lane import LiveLane
-from pytest_webaccel.pool.station import Station
 from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
-from pytest_webaccel.recovery.journal import Journal
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.terms import (
     Damage,
@@ -42,6 +34,17 @@ from pytest_webaccel.terms import (
     Strategy,
     Symptom,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_webaccel.bridge.protocol import Reply
+    from pytest_webaccel.engines.onnx import LoadedModel
+    from pytest_webaccel.faults.injector import Injector
+    from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.pool.station import Station
+    from pytest_webaccel.recovery.journal import Journal
 
 __all__ = ["Arrays", "Lease", "Terms"]
 
@@ -84,7 +87,9 @@ class Lease:
     ``record`` takes finished rows; ``journal`` is the worker's.
     """
 
-    def __init__(self, lane: LiveLane, terms: Terms, journal: Journal, folder: Path, record: Callable[[Row], None]) -> None:
+    def __init__(
+        self, lane: LiveLane, terms: Terms, journal: Journal, folder: Path, record: Callable[[Row], None]
+    ) -> None:
         self.lane = lane
         self.terms = terms
         self.planned: list[FaultPlan] = []
@@ -209,8 +214,8 @@ class Lease:
                 request.release()
                 reply = await waiting
                 raise FaultError(
-                    f"{self.lane.name}: {story.plan.fault} was caused and seen as {damage.symptom}, and yet the request "
-                    f"was answered after {reply.page_ms:.0f} ms in the page: it proves no recovery"
+                    f"{self.lane.name}: {story.plan.fault} was caused and seen as {damage.symptom}, and yet the "
+                    f"request was answered after {reply.page_ms:.0f} ms in the page: it proves no recovery"
                 )
         except DamagedLaneError as error:
             if error.damage.symptom is not Symptom.SOCKET_CLOSED:  # which may be a worse thing's first sign

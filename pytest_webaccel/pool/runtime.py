@@ -10,10 +10,12 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.errors import WebAccelError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 __all__ = ["GRACE_S", "LoopThread"]
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.bridge.server import Bridge
-from pytest_webaccel.browsers.driver import Driver
-from pytest_webaccel.engines.models import ModelInfo
 from pytest_webaccel.engines.onnx import LoadedModel, OnnxEngine, OrtCopy, Placement
 from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailableError, RemoteError
 from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Coroutine, Sequence
+    from pathlib import Path
+
     from pytest_webaccel.bridge.channel import Channel
+    from pytest_webaccel.bridge.server import Bridge
+    from pytest_webaccel.browsers.driver import Driver
+    from pytest_webaccel.engines.models import ModelInfo
 
 __all__ = ["Station"]
 

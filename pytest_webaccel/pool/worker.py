@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.browsers import Driver, Installation, make_driver
 from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
-from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
 from pytest_webaccel.terms import Evidence, Lane, LaneRow, ProbeResult, Row, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from pathlib import Path
+
+    from pytest_webaccel.pool.lane import LiveLane
 
 __all__ = ["Worker"]
 

@@ -230,7 +230,7 @@ def _strip(axes: Axes, position: int, times: Sequence[float], colour: str, marke
     chosen = _thin(times)
     # A golden-ratio sequence spreads the dots evenly and the same way each time.
     heights = [position + ((number * 0.618034) % 1.0 - 0.5) * 0.42 for number in range(len(chosen))]
-    dots: dict[str, Any] = {"s": 17, "marker": marker, "color": colour, "alpha": 0.75, "linewidths": 0}
+    dots: dict[str, Any] = {"s": 17, "marker": marker, "color": colour, "alpha": 0.85, "linewidths": 0}
     axes.scatter(chosen, heights, **dots)
     axes.plot([summary.median] * 2, [position - 0.34, position + 0.34], color=INK, linewidth=1.8, solid_capstyle="butt")
 

@@ -18,7 +18,7 @@ FALLBACK = "#CC79A7"
 
 STRATEGIES: Mapping[str, str] = {
     "simple": "#E69F00",
-    "coordinated": "#0072B2",
+    "coordinated": "#1F7FBF",
     "progressive": "#009E73",
     "parallel": "#56B4E9",
     "none": OTHER,

@@ -32,8 +32,8 @@ border-bottom:1px solid var(--wa-line);overflow-wrap:anywhere;color:inherit}
 .webaccel figcaption{font-weight:600;margin-bottom:.2em}
 .webaccel figure svg,.webaccel figure img{display:block;max-width:100%;height:auto;color:var(--wa-ink)}
 .webaccel details{margin:.2em 0 1em}.webaccel summary{cursor:pointer;color:var(--wa-soft)}
-.webaccel .wa-badge{display:inline-block;white-space:nowrap;padding:0 8px;border-radius:9px;font-size:12px;font-weight:600;
-border:1px solid currentColor}
+.webaccel .wa-badge{display:inline-block;white-space:nowrap;padding:0 8px;border-radius:9px;
+font-size:12px;font-weight:600;border:1px solid currentColor}
 .webaccel .wa-hardware{color:#00734f}.webaccel .wa-software{color:#005a8e}.webaccel .wa-fake{color:#b34a00}
 .webaccel .wa-good{color:#00734f;font-weight:600}.webaccel .wa-bad{color:#b34a00;font-weight:600}
 .webaccel .wa-soft{color:var(--wa-soft)}

@@ -56,7 +56,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def label(text: str, longest: int = 34) -> str:
+def label(text: str, longest: int = 24) -> str:
     """Return ``text`` for a figure: printable ASCII, which the font surely has, and not too long."""
     plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text)
     return plain if len(plain) <= longest else plain[: longest - 3] + "..."

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.history.columns import row_problem
+from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.extra import test_extra
 from pytest_webaccel.report.section import section
 from pytest_webaccel.terms import Row, decode_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from pytest_webaccel.report.data import ReportData
 
 
 __all__ = ["HtmlReport", "register"]
@@ -77,7 +77,11 @@ class HtmlReport:
 
     def _gathered(self) -> ReportData:
         if self._data is None:
-            self._data = self._collect()
+            try:
+                self._data = self._collect()
+            except WebAccelError as error:
+                # The page of everybody's results must not be lost with ours.
+                self._data = ReportData(notes=(f"There is no record of this run: {error}",))
         return self._data
 
     def _hand_over(self, config: pytest.Config, report: pytest.TestReport) -> None:

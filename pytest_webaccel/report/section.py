@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.report.figures import pictures
 from pytest_webaccel.report.parts import STYLE, badge, details, milliseconds, outcome, phase_bar, phase_key, table, text
+from pytest_webaccel.report.statistics import percentile
 from pytest_webaccel.terms import Evidence, RunRow
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def section(data: ReportData, *, png: bool = False) -> str:
         "" if data.recoveries else f'<p class="wa-note">{_EMPTY}</p>',
         _faults(data),
         _parity(data),
+        _measurements(data),
         _crashed(data),
         _skipped(data),
     ]
@@ -168,6 +171,30 @@ def _parity(data: ReportData) -> str:
     return (
         "<h3>Agreement between lanes</h3>" + words + (table(header, rows) if rows else "") + _left_out(len(differing))
     )
+
+
+def _measurements(data: ReportData) -> str:
+    samples: dict[tuple[str, ...], list[float]] = {}
+    for row in data.measurements:
+        # The fake browser's clock is made up: it measures nothing.
+        if row.evidence is not Evidence.FAKE and math.isfinite(row.value):
+            key = (row.lane, row.model, row.engine, row.metric, row.unit, str(row.evidence))
+            samples.setdefault(key, []).append(row.value)
+    if not samples:
+        return ""
+    rows = [
+        (
+            *key[:4],
+            str(len(values)),
+            f"{percentile(values, 50):g} {key[4]}",
+            f"{percentile(values, 95):g} {key[4]}",
+            key[5],
+        )
+        for key, values in sorted(samples.items())[:_MOST_ROWS]
+    ]
+    header = ("lane", "model", "engine", "metric", "n", "median", "p95", "evidence")
+    inner = table(header, rows) + _left_out(len(samples))
+    return "<h3>Measurements</h3>" + details("Medians by lane, model and metric", inner)
 
 
 def _crashed(data: ReportData) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import uuid
 from pathlib import Path
 
 from pytest_webaccel.errors import HistoryError
@@ -49,15 +48,14 @@ def write(data: ReportData, path: Path, *, png: bool = False) -> Path:
     """
     target = Path(path).absolute()
     document = page(data, png=png).encode("utf-8", "replace")
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as draft:
-            draft.write(document)
-        # A temporary file is its owner's alone; a report is as readable as any file of this user.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(draft.name).chmod(0o666 & ~mask)
-        Path(draft.name).replace(target)
+        try:
+            draft.write_bytes(document)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise HistoryError(
             f"The report {target} cannot be written: {error.strerror or error}. "

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,13 +22,16 @@ from pytest_webaccel.browsers.chromium import ChromiumDriver
 from pytest_webaccel.browsers.process import wait_gone
 from pytest_webaccel.browsers.profiles import sweep
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Browser, Symptom
+from pytest_webaccel.terms import Browser, Damage, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 DEADLINE = 20.0
 
 
 @contextlib.asynccontextmanager
-async def running(chromium, **options):
+async def running(chromium: Installation, **options: bool) -> AsyncIterator[Any]:
     driver = ChromiumDriver(chromium, **options)
     await driver.start(deadline=DEADLINE)
     try:
@@ -40,13 +44,13 @@ def blank() -> str:
     return Path(str(resources.files("pytest_webaccel") / "page" / "blank.html")).as_uri()
 
 
-def watch(driver) -> asyncio.Queue:
-    seen: asyncio.Queue = asyncio.Queue()
+def watch(driver: ChromiumDriver) -> asyncio.Queue[Damage]:
+    seen: asyncio.Queue[Damage] = asyncio.Queue()
     driver.on_damage(seen.put_nowait)
     return seen
 
 
-async def next_damage(seen: asyncio.Queue):
+async def next_damage(seen: asyncio.Queue[Damage]) -> Damage:
     return await asyncio.wait_for(seen.get(), DEADLINE)
 
 
@@ -55,7 +59,7 @@ def family(pid: int) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
-def living(processes) -> list[psutil.Process]:
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
     alive = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -65,7 +69,7 @@ def living(processes) -> list[psutil.Process]:
 
 
 def test_start_reports_version_and_pid_and_makes_a_private_profile(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             assert driver.browser is chromium.browser
             assert driver.version.split(".")[0].isdigit()
@@ -78,7 +82,7 @@ def test_start_reports_version_and_pid_and_makes_a_private_profile(chromium):
 
 
 def test_evaluate_returns_json_values_awaits_promises_and_passes_errors_on(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             assert await driver.evaluate("({a: [1, 'b', null]})", deadline=DEADLINE) == {"a": [1, "b", None]}
@@ -93,7 +97,7 @@ def test_evaluate_returns_json_values_awaits_promises_and_passes_errors_on(chrom
 
 
 def test_evaluate_past_its_deadline_fails_and_the_page_stays_usable(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             with pytest.raises(BrowserError, match="not answered within"):
@@ -104,7 +108,7 @@ def test_evaluate_past_its_deadline_fails_and_the_page_stays_usable(chromium):
 
 
 def test_open_replaces_the_page(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             await driver.evaluate("globalThis.mark = 1", deadline=DEADLINE)
@@ -116,7 +120,7 @@ def test_open_replaces_the_page(chromium):
 
 
 def test_open_of_what_is_not_there_says_so(chromium, tmp_path):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             with pytest.raises(BrowserError, match="ERR_FILE_NOT_FOUND"):
                 await driver.open((tmp_path / "missing.html").as_uri(), deadline=DEADLINE)
@@ -131,7 +135,7 @@ def test_files_arrive_in_the_page_as_file_handles(chromium, tmp_path):
     first.write_bytes(b"abc")
     second.write_bytes(bytes(range(256)))
 
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(page.as_uri(), deadline=DEADLINE)
             await driver.offer_files([first, second], deadline=DEADLINE)
@@ -158,7 +162,7 @@ def test_crash_gpu_loses_the_device_and_a_new_adapter_comes_every_time(chromium)
       globalThis.lost = device.lost.then((info) => info.reason);
     })()"""
 
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             for _ in range(4):  # the crash limit of Chromium's own would strike at the third
@@ -173,7 +177,7 @@ def test_crash_gpu_loses_the_device_and_a_new_adapter_comes_every_time(chromium)
 
 
 def test_crashed_page_is_reported_once_fails_its_calls_and_can_be_replaced(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             seen = watch(driver)
             await driver.open(blank(), deadline=DEADLINE)
@@ -191,7 +195,7 @@ def test_crashed_page_is_reported_once_fails_its_calls_and_can_be_replaced(chrom
 
 
 def test_kill_is_reported_ends_the_tree_and_the_driver_starts_again(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             seen = watch(driver)
             await driver.open(blank(), deadline=DEADLINE)
@@ -217,8 +221,8 @@ def test_kill_is_reported_ends_the_tree_and_the_driver_starts_again(chromium):
 
 
 def test_stop_leaves_no_process_and_no_profile_reports_nothing_and_may_be_called_twice(chromium):
-    async def scenario():
-        driver = ChromiumDriver(chromium)
+    async def scenario() -> None:
+        driver: Any = ChromiumDriver(chromium)
         seen = watch(driver)
         await driver.stop(deadline=DEADLINE)
         await driver.start(deadline=DEADLINE)
@@ -234,7 +238,7 @@ def test_stop_leaves_no_process_and_no_profile_reports_nothing_and_may_be_called
 
 
 def test_stopped_process_of_the_tree_is_ended_too(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium) as driver:
             tree = family(driver.pid)
             for process in tree:
@@ -250,8 +254,8 @@ def test_browser_that_does_not_start_names_itself_its_words_and_the_remedy(tmp_p
     broken.write_text("#!/bin/sh\necho 'cannot open display' >&2\nexit 3\n")
     broken.chmod(0o755)
 
-    async def scenario():
-        driver = make_driver(Installation(Browser.CHROMIUM, broken, "", "explicit"))
+    async def scenario() -> None:
+        driver: Any = make_driver(Installation(Browser.CHROMIUM, broken, "", "explicit"))
         with pytest.raises(BrowserError) as caught:
             await driver.start(deadline=DEADLINE)
         message = str(caught.value)
@@ -266,10 +270,10 @@ def test_browser_that_does_not_start_names_itself_its_words_and_the_remedy(tmp_p
 
 def test_browser_that_never_answers_fails_by_the_deadline_and_is_ended(tmp_path):
     silent = tmp_path / "silent-browser"
-    silent.write_text("#!/bin/sh\necho $$ > \"$(dirname \"$0\")/pid\"\nexec sleep 600\n")
+    silent.write_text('#!/bin/sh\necho $$ > "$(dirname "$0")/pid"\nexec sleep 600\n')
     silent.chmod(0o755)
 
-    async def scenario():
+    async def scenario() -> None:
         driver = make_driver(Installation(Browser.CHROMIUM, silent, "", "explicit"))
         with pytest.raises(BrowserError, match="did not start"):
             await driver.start(deadline=0.5)
@@ -280,7 +284,7 @@ def test_browser_that_never_answers_fails_by_the_deadline_and_is_ended(tmp_path)
 
 
 def test_debugging_port_is_offered_beside_the_pipe_only_when_asked(chromium):
-    async def scenario():
+    async def scenario() -> None:
         async with running(chromium, debugging_port=True) as driver:
             assert driver.endpoint.startswith("ws://127.0.0.1:")
             await driver.open(blank(), deadline=DEADLINE)
@@ -320,6 +324,7 @@ def test_owner_killed_with_sigkill_leaves_no_process_and_its_profile_goes_at_the
     environment = {**os.environ, "PYTHONPATH": tree_of_this}
     command = [sys.executable, "-c", CHILD, page]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
+        assert owner.stdout is not None
         pid, _, profile = owner.stdout.readline().strip().partition(" ")
         tree = family(int(pid))
         assert len(tree) > 2

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from . import filetypes, models, speech, text
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Feeds = Mapping[str, NDArray[Any]]
 Reference = Callable[[Path, Feeds], dict[str, NDArray[Any]]]
@@ -83,3 +82,28 @@ def reference() -> Reference:
         return dict(zip(names, session(path).run(names, dict(feeds)), strict=True))
 
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A listener in mid-sentence, the chunks that come next (f32[3, 512]), the reference's answers to them."""
+
+    listener: speech.Listener
+    chunks: NDArray[np.float32]
+    expected: NDArray[np.float64]
+
+
+@pytest.fixture
+def sentence(silero_vad: Path, recording: NDArray[np.float32], reference: Reference) -> Sentence:
+    """A sentence of which the reference has heard the first seven chunks; all of it is speech.
+
+    What the voice detector says next depends on the state that it is fed, so an answer to another
+    request, or to none, cannot pass for the right one.
+    """
+    run = functools.partial(reference, silero_vad)
+    chunks = speech.chunks(recording[round(speech.TURN[0] * speech.RATE) :])[:10]
+    ahead, listener = speech.Listener(run), speech.Listener(run)
+    for chunk in chunks[:7]:
+        ahead.hear(chunk)
+    listener.state, listener.tail = ahead.state, ahead.tail
+    return Sentence(listener, chunks[7:], np.array([ahead.hear(chunk) for chunk in chunks[7:]]))

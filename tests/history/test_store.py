@@ -4,7 +4,7 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pytest
@@ -27,14 +27,18 @@ from pytest_webaccel.terms import (
     TransactionRow,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+from typing import Any
+
 
 def a_test(test_id: str = "test_x[chromium:cpu]", **changes) -> TestRow:
-    values = {"run_id": "r", "evidence": Evidence.SOFTWARE, "lane": "chromium:cpu", "worker": "gw0"}
+    values: dict[str, Any] = {"run_id": "r", "evidence": Evidence.SOFTWARE, "lane": "chromium:cpu", "worker": "gw0"}
     return TestRow(**{**values, "test_id": test_id, "outcome": "passed", "duration_ms": 1.5, **changes})
 
 
 def a_run(run_id: str = "r", **changes) -> RunRow:
-    values = {
+    values: dict[str, Any] = {
         "run_id": run_id,
         "evidence": Evidence.SOFTWARE,
         "started_at": "2026-01-02T03:04:05.000006+00:00",
@@ -49,8 +53,8 @@ def a_run(run_id: str = "r", **changes) -> RunRow:
 
 
 def one_of_each() -> list[Row]:
-    base = {"run_id": "r", "evidence": Evidence.SOFTWARE}
-    where = {**base, "test_id": "t[chromium:webgpu]", "lane": "chromium:webgpu", "model": "magika"}
+    base: dict[str, Any] = {"run_id": "r", "evidence": Evidence.SOFTWARE}
+    where: dict[str, Any] = {**base, "test_id": "t[chromium:webgpu]", "lane": "chromium:webgpu", "model": "magika"}
     return [
         a_run(),
         LaneRow(

@@ -118,7 +118,7 @@ def test_text_is_compared_exactly(kind):
 
 
 def test_a_tolerance_given_replaces_the_default():
-    expected, got = np.array([10, 20], "int8"), np.int8([11, 19])
+    expected, got = np.array([10, 20], "int8"), np.array([11, 19], "int8")
     assert not compare(expected, got).agrees
     assert compare(expected, got, Tolerance(1)).agrees
     assert not compare(np.array([1], "float32"), np.nextafter(np.array([1], "float32"), np.float32(2)), EXACT).agrees

@@ -154,7 +154,20 @@ def test_a_rung_that_hangs_leaves_time_for_the_next():
     first = m.begin(0)
     assert isinstance(first, Do)
     assert first.deadline_s == pytest.approx(3.0)
-    assert step(m.step_failed("hung", 3.0)) is Step.NEW_PAGE
+    second = m.step_failed("hung", 3.0)
+    assert isinstance(second, Do)
+    assert second.step is Step.NEW_PAGE
+    assert second.deadline_s == pytest.approx(0.75)
+    last = m.step_failed("hung", 3.75)
+    assert isinstance(last, Do)
+    assert last.step is Step.RESTART_BROWSER
+    assert last.deadline_s == pytest.approx(0.25)
+
+
+def test_a_spare_is_put_in_once():
+    m = machine(Symptom.PAGE_CRASHED, spare_ready=True)
+    assert step(m.begin(0)) is Step.USE_SPARE
+    assert step(m.damaged(damage(Symptom.BROWSER_EXITED), 1)) is Step.RESTART_BROWSER
 
 
 def test_a_rung_out_of_time_between_steps_has_failed():

@@ -75,8 +75,10 @@ def test_an_id_that_is_open_is_refused():
 
 
 def test_a_move_that_the_sink_cannot_write_did_not_happen(rows):
+    disk_full = True
+
     def sink(row: TransactionRow) -> None:
-        if row.state == TransactionState.COMMITTED:
+        if disk_full and row.state == TransactionState.COMMITTED:
             raise OSError("disk full")
 
     journal = Journal(sink, "run", Evidence.FAKE)
@@ -86,6 +88,10 @@ def test_a_move_that_the_sink_cannot_write_did_not_happen(rows):
 
     assert journal.open_transactions() == (transaction,)
     assert journal.statistics() == JournalStatistics(started=1, committed=0, rolled_back=0, open=1)
+
+    disk_full = False
+    journal.commit(transaction)
+    assert journal.statistics() == JournalStatistics(started=1, committed=1, rolled_back=0, open=0)
 
 
 def test_scope_commits_on_success(journal, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from pytest_webaccel.terms import (
     Evidence,
@@ -17,11 +18,13 @@ from pytest_webaccel.terms import (
 )
 
 #: Breaks out of an attribute, a comment, a tag and a style, and carries what UTF-8 cannot.
-HOSTILE = "\"'--></style></svg></title><script>window.pwned=1</script><img src=x onerror=window.pwned=1>$x_1$\x00\ud800é"
+HOSTILE = (
+    "\"'--></style></svg></title><script>window.pwned=1</script><img src=x onerror=window.pwned=1>$x_1$\x00\ud800é"
+)
 
 
 def a_recovery(**changes) -> RecoveryRow:
-    values = {
+    values: dict[str, Any] = {
         "run_id": "r",
         "evidence": Evidence.SOFTWARE,
         "test_id": "t[chromium:webgpu]",
@@ -43,7 +46,7 @@ def a_recovery(**changes) -> RecoveryRow:
 
 
 def a_test(**changes) -> TestRow:
-    values = {
+    values: dict[str, Any] = {
         "run_id": "r",
         "evidence": Evidence.SOFTWARE,
         "test_id": "t[chromium:webgpu]",
@@ -56,7 +59,7 @@ def a_test(**changes) -> TestRow:
 
 
 def a_lane(**changes) -> LaneRow:
-    values = {
+    values: dict[str, Any] = {
         "run_id": "r",
         "evidence": Evidence.SOFTWARE,
         "lane": "chromium:webgpu",
@@ -74,7 +77,7 @@ def a_lane(**changes) -> LaneRow:
 def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: int = 4) -> list[Row]:
     """Return rows of every table; ``extra`` is appended to each text."""
     chance = random.Random(1)
-    base = {"run_id": "r" + extra, "evidence": evidence}
+    base: dict[str, Any] = {"run_id": "r" + extra, "evidence": evidence}
     test_id, lane, model = "t[chromium:webgpu]" + extra, "chromium:webgpu" + extra, "silero" + extra
     rows: list[Row] = [
         RunRow(

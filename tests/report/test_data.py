@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import pytest
-from samples import a_recovery, a_test, a_whole_run
 
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import record
 from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.terminal import lines
-from pytest_webaccel.terms import Browser, Backend, Evidence, Lane, ProbeResult, RunRow
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, RunRow
+
+from .samples import a_recovery, a_test, a_whole_run
 
 
 def test_a_database_gives_the_same_report_as_the_rows(tmp_path):

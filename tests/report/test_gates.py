@@ -5,10 +5,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import a_recovery, a_test
 
 from pytest_webaccel.report.gates import check
 from pytest_webaccel.terms import Evidence
+
+from .samples import a_recovery, a_test
 
 
 def rows(*outcomes: str, **changes):

@@ -4,6 +4,7 @@ import html
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,12 +69,13 @@ def session(pytester, monkeypatch):
             "-p", "no:webaccel", "-p", "no:cacheprovider", "--html=report.html", *arguments
         )
         assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
-        return (pytester.path / "report.html").read_text(encoding="utf-8")
+        page: str = (pytester.path / "report.html").read_text(encoding="utf-8")
+        return page
 
     return run
 
 
-def shown_tests(page: str) -> dict[str, list[dict]]:
+def shown_tests(page: str) -> dict[str, list[dict[str, Any]]]:
     """Return what the page's own script would show, by node id."""
     blob = re.search(r'data-jsonblob="([^"]*)"', page)
     assert blob is not None
@@ -82,7 +84,7 @@ def shown_tests(page: str) -> dict[str, list[dict]]:
     return tests
 
 
-def extras(entry: dict) -> str:
+def extras(entry: dict[str, Any]) -> str:
     return "".join(each["content"] for each in entry["extras"] if each["format_type"] == "html")
 
 
@@ -132,6 +134,18 @@ def test_the_crash_counts_once_for_everybody_else(session, pytester):
     junit = (pytester.path / "junit.xml").read_text(encoding="utf-8")
     assert junit.count('name="test_dies"') == 1
     assert 'tests="4"' in junit
+
+
+def test_a_record_that_cannot_be_had_leaves_the_page_whole_and_says_why(session, pytester):
+    pytester.makeconftest(
+        "from pytest_webaccel.errors import HistoryError\n"
+        "from pytest_webaccel.report.pytest_html import register\n"
+        "def collect(): raise HistoryError('the disk is <full>')\n"
+        "def pytest_configure(config): register(config, collect)\n"
+    )
+    page = session("def test_x(): pass")
+    assert "There is no record of this run: the disk is &lt;full&gt;" in page
+    assert "test_it.py::test_x" in shown_tests(page)
 
 
 def test_without_a_report_nothing_is_registered(pytester, monkeypatch):

@@ -1,0 +1,85 @@
+"""The fake page's engine: ONNX's reference evaluator, which answers truly and slowly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["PROVIDER", "OperationError", "ReferenceEngine"]
+
+#: Execution provider that the fake page reports its nodes on.
+PROVIDER = "FakeExecutionProvider"
+
+
+class OperationError(Exception):
+    """An operation failed; ``kind`` is the page's word for how."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ReferenceEngine:
+    """Models of one page, by name."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, Any] = {}
+        self._turn = asyncio.Lock()
+
+    def reset(self) -> None:
+        """Forget every model."""
+        self._models.clear()
+
+    async def load(self, args: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+        """Load a model; raises OperationError of kind ``usage`` or ``model``."""
+        name = args["model"]
+        if name in self._models:
+            raise OperationError("usage", "this model is loaded already")
+        evaluator, nodes = await asyncio.to_thread(_evaluator, data)
+        self._models[name] = evaluator
+        placement = [{"provider": PROVIDER, "nodes": nodes, "operators": []}]
+        return {
+            "inputs": list(evaluator.input_names),
+            "outputs": list(evaluator.output_names),
+            "placement": placement if args.get("placement") else None,
+            "version": "fake",
+        }
+
+    async def run(
+        self, args: Mapping[str, Any], feeds: Mapping[str, np.ndarray[Any, Any]]
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Run a model; raises OperationError of kind ``not_loaded`` or ``operator``."""
+        evaluator = self._models.get(args["model"])
+        if evaluator is None:
+            raise OperationError("not_loaded", "the model is not loaded in this page")
+        outputs = args.get("outputs") or list(evaluator.output_names)
+        async with self._turn:
+            return await asyncio.to_thread(_run, evaluator, outputs, feeds)
+
+    def unload(self, name: str) -> None:
+        """Forget one model."""
+        self._models.pop(name, None)
+
+
+def _evaluator(data: bytes) -> tuple[Any, int]:
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        model = onnx.load_from_string(data)
+        return ReferenceEvaluator(model), len(model.graph.node)
+    except Exception as error:
+        raise OperationError("model", f"{type(error).__name__}: {error}") from error
+
+
+def _run(
+    evaluator: Any, outputs: Sequence[str], feeds: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        results = evaluator.run(list(outputs), dict(feeds))
+    except Exception as error:
+        raise OperationError("operator", f"{type(error).__name__}: {error}") from error
+    return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}

@@ -1,0 +1,1 @@
+// Stands in for onnxruntime-web where every browser is fake. Nothing runs it.

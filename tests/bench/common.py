@@ -1,0 +1,93 @@
+"""What every benchmark shares: arguments, the machine, statistics, the table and the file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pytest_webaccel.browsers.probe import lanes_table
+from pytest_webaccel.fixtures import locate
+from pytest_webaccel.pool.worker import Worker
+from pytest_webaccel.report.statistics import summarise
+from pytest_webaccel.terms import Browser, ProbeResult, Strategy
+
+
+def arguments(name: str, given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}")
+    parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
+    parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
+    return parser.parse_args(given)
+
+
+def machine(table: Sequence[ProbeResult] = ()) -> dict[str, Any]:
+    packages = ("pytest", "pytest-xdist", "playwright", "aiohttp", "numpy", "duckdb")
+    installed = {}
+    for package in packages:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            installed[package] = "not installed"
+    return {
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "python": platform.python_version(),
+        "packages": installed,
+        "lanes": {str(probe.lane): f"{probe.version} {probe.adapter} {probe.evidence}" for probe in table},
+    }
+
+
+def row(case: str, milliseconds: Sequence[float], *, evidence: str, **more: Any) -> dict[str, Any]:
+    """Return the row of one sample, in milliseconds."""
+    summary = summarise(milliseconds)
+    interval = summary.interval
+    return {
+        "case": case,
+        "n": summary.n,
+        "median_ms": summary.median,
+        "p95_ms": summary.p95,
+        "median_low_ms": interval.low if interval else None,
+        "median_high_ms": interval.high if interval else None,
+        "evidence": evidence,
+        **more,
+    }
+
+
+def chromium_table() -> tuple[ProbeResult, ...]:
+    """Return the Chromium lanes that work here; ends with a message where there are none."""
+    table = tuple(probe for probe in lanes_table([Browser.CHROMIUM]) if probe.works)
+    if not table:
+        raise SystemExit("no Chromium lane works here; see `python -m pytest_webaccel doctor`")
+    return table
+
+
+def start_worker(table: Sequence[ProbeResult]) -> Worker:
+    return Worker(
+        table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None, locate=locate
+    )
+
+
+def finish(name: str, rows: list[dict[str, Any]], table: Sequence[ProbeResult], out: Path | None) -> None:
+    """Print the rows as a table, and write them."""
+    about = machine(table)
+    print(f"{name} on {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python {about['python']}")
+    columns = list(dict.fromkeys(key for entry in rows for key in entry))
+    cells = [columns, *[[_cell(entry.get(column)) for column in columns] for entry in rows]]
+    widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps({"benchmark": name, "machine": about, "rows": rows}, indent=1) + "\n")
+        print(f"written: {out}")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

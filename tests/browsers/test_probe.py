@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from pytest_webaccel.browsers import DRIVERS, Installation, probe
+from pytest_webaccel.browsers.doctor import examine
+from pytest_webaccel.browsers.probe import lanes_table, probe_sync
+from pytest_webaccel.errors import BrowserError
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+
+WEBGPU = Lane(Browser.CHROMIUM, Backend.WEBGPU)
+
+
+@pytest.fixture
+def bare(cache, tmp_path, monkeypatch):
+    """A machine without any browser."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "none"))
+
+
+def test_real_chromium_is_probed_on_every_backend_and_remembered(chromium, cache, monkeypatch):
+    first = {result.lane.backend: result for result in probe_sync([chromium])}
+    assert set(first) == set(Backend)
+    for result in first.values():
+        assert result.works or (result.reason and result.remedy)
+    assert first[Backend.CPU].works
+    assert first[Backend.WEBGPU].works
+    assert first[Backend.WEBGPU].limits["maxComputeInvocationsPerWorkgroup"] >= 256
+    if "swiftshader" in first[Backend.WEBGPU].adapter:
+        assert first[Backend.WEBGPU].evidence is Evidence.SOFTWARE
+
+    async def no_look(*_, **__):
+        raise AssertionError("the browser was started again")
+
+    monkeypatch.setattr(probe, "_look", no_look)
+    again = {result.lane.backend: result for result in probe_sync([chromium])}
+    assert again == first
+    with pytest.raises(AssertionError, match="started again"):
+        probe_sync([chromium], refresh=True)
+
+
+def test_finding_that_ran_into_a_deadline_is_not_remembered(chromium, cache, monkeypatch):
+    finding = {
+        "works": False,
+        "timedOut": True,
+        "reason": "too slow",
+        "adapter": "",
+        "fallback": False,
+        "accelerated": False,
+        "features": [],
+        "limits": {},
+    }
+    looks = []
+
+    async def slow(*_, **__):
+        looks.append(1)
+        return "1", {str(backend): finding for backend in Backend}
+
+    monkeypatch.setattr(probe, "_look", slow)
+    assert [result.reason for result in probe_sync([chromium])] == ["too slow"] * 3
+    probe_sync([chromium])
+    assert len(looks) == 2
+
+
+def test_browser_that_does_not_start_gives_lanes_with_reason_and_remedy(chromium, cache, monkeypatch):
+    async def broken(*_, **__):
+        raise BrowserError("it did not start: no display")
+
+    monkeypatch.setattr(probe, "_look", broken)
+    (result,) = probe_sync([chromium], [WEBGPU])
+    assert not result.works
+    assert "no display" in result.reason
+    assert "install" in result.remedy
+
+
+def test_machine_without_a_browser_still_gets_a_table_that_says_what_to_do(bare):
+    table = lanes_table()
+    assert [str(result.lane) for result in table] == ["chromium:webgpu", "chromium:webnn", "chromium:cpu"]
+    assert all(not result.works and "install" in result.remedy for result in table)
+
+
+def test_lanes_named_outright_come_back_in_their_order_each_once(bare):
+    asked = [Lane(Browser.EDGE, Backend.CPU), WEBGPU, Lane(Browser.EDGE, Backend.CPU)]
+    assert [result.lane for result in lanes_table(lanes=asked)] == asked[:2]
+
+
+def test_browsers_times_backends(bare):
+    table = lanes_table([Browser.CHROMIUM, Browser.FIREFOX], [Backend.WEBGPU])
+    assert [str(result.lane) for result in table] == ["chromium:webgpu", "firefox:webgpu"]
+    assert "not supported in this version" in table[1].reason
+
+
+def test_fake_browser_is_fake_evidence_once_registered_and_never_automatic(bare, monkeypatch):
+    lane = Lane(Browser.FAKE, Backend.WEBGPU)
+    monkeypatch.delitem(DRIVERS, Browser.FAKE, raising=False)
+    assert not lanes_table(lanes=[lane])[0].works
+    monkeypatch.setitem(DRIVERS, Browser.FAKE, lambda *_, **__: None)
+    (result,) = lanes_table(lanes=[lane])
+    assert (result.works, result.evidence) == (True, Evidence.FAKE)
+    assert all(result.lane.browser is not Browser.FAKE for result in lanes_table())
+
+
+def test_found_but_unsupported_browser_is_not_started():
+    firefox = Installation(Browser.FIREFOX, Path("/usr/bin/firefox"), "140.0", "system")
+    results = probe_sync([firefox])
+    assert {result.reason for result in results} == {"found; lanes for it are not supported in this version"}
+
+
+def test_probe_may_be_asked_for_inside_a_running_loop(bare):
+    async def scenario() -> tuple[ProbeResult, ...]:
+        return lanes_table(lanes=[WEBGPU])
+
+    assert asyncio.run(scenario())[0].lane == WEBGPU
+
+
+def test_doctor_shows_what_is_missing_and_is_not_healthy(bare):
+    found = examine()
+    text = found.to_text()
+    assert not found.healthy
+    assert "none found. Run `python -m pytest_webaccel install`" in text
+    assert "onnxruntime-web 1.30.0 is not installed" in text
+    assert "not ready" in text
+
+
+def test_doctor_shows_browser_lanes_and_evidence(chromium, cache, monkeypatch):
+    monkeypatch.setattr("pytest_webaccel.browsers.doctor.find_all", lambda: (chromium,))
+    monkeypatch.setattr("pytest_webaccel.browsers.probe.find", lambda browser, executable=None: chromium)
+    found = examine()
+    text = found.to_text()
+    assert str(chromium.executable) in text
+    assert "chromium:webgpu" in text
+    assert "maxStorageBufferBindingSize" in text
+    assert {lane["lane"] for lane in found.to_json()["lanes"]} >= {"chromium:webgpu", "chromium:webnn", "chromium:cpu"}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from pytest_webaccel.browsers.settings import chromium_arguments, chromium_settings, has_gpu
+
+
+def test_every_flag_has_a_reason_and_is_given_once():
+    settings = chromium_settings(gpu=False, root=True)
+    assert all(setting.reason for setting in settings)
+    names = [setting.flag.partition("=")[0] for setting in settings]
+    assert len(names) == len(set(names))
+
+
+def test_sandbox_is_left_out_for_root_only():
+    assert "--no-sandbox" in chromium_arguments(root=True)
+    assert "--no-sandbox" not in chromium_arguments(root=False)
+
+
+def test_software_adapter_is_asked_for_only_without_a_gpu():
+    assert "--use-webgpu-adapter=swiftshader" in chromium_arguments(gpu=False)
+    assert not [flag for flag in chromium_arguments(gpu=True) if "swiftshader" in flag]
+
+
+def test_headed_browser_is_given_no_headless_flag():
+    assert "--headless" in chromium_arguments()
+    assert "--headless" not in chromium_arguments(headed=True)
+
+
+@pytest.mark.parametrize("node", ["dri/renderD128", "nvidia0", "dxg"])
+def test_device_node_means_a_gpu_may_be_there(tmp_path, node):
+    assert not has_gpu(tmp_path)
+    (tmp_path / node).parent.mkdir(exist_ok=True)
+    (tmp_path / node).touch()
+    assert has_gpu(tmp_path)
