@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_webaccel.errors import ConfigurationError, LaneUnavailableError
+from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.faces import Faults, PoolFace, WebAccel
 from pytest_webaccel.markers import fault_plans, requirement
 from pytest_webaccel.scheduling.session import SESSION_KEY, SessionInfo
@@ -22,11 +21,10 @@ from pytest_webaccel.terms import Browser, FaultPlan, ProbeResult, Row, Strategy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_webaccel.browsers import Installation
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
-__all__ = ["locate", "webaccel", "webaccel_faults", "webaccel_pool"]
+__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 
@@ -53,7 +51,6 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         worker=session.worker,
         strategy=session.settings.recovery,
         record=record,
-        locate=locate,
         ort=session.settings.ort,
         headed=session.settings.headed,
     )
@@ -137,17 +134,3 @@ def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy
     if strategy is not None:
         plans = tuple(dataclasses.replace(plan, recovery=strategy) for plan in plans)
     return list(FaultSchedule(plans, seed, item.nodeid).firings)
-
-
-def locate(probe: ProbeResult) -> Installation:
-    from pytest_webaccel.browsers import Installation, find, find_all
-
-    if probe.lane.browser is Browser.FAKE:
-        return Installation(Browser.FAKE, Path("fake"), "fake", "explicit")
-    for installation in find_all():
-        if installation.browser is probe.lane.browser and str(installation.executable) == probe.executable:
-            return installation
-    found = find(probe.lane.browser, Path(probe.executable))
-    if found is None:
-        raise ConfigurationError(f"{probe.lane}: the browser that was probed, {probe.executable}, is no longer there")
-    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_webaccel.bridge.frames import DTYPES
 from pytest_webaccel.bridge.protocol import (
     Answered,
     Damaged,
@@ -31,7 +33,7 @@ from pytest_webaccel.bridge.protocol import (
     Started,
     Transmit,
 )
-from pytest_webaccel.errors import BridgeError, DamagedLaneError, ProtocolError, RemoteError
+from pytest_webaccel.errors import BridgeError, BrowserError, DamagedLaneError, ProtocolError, RemoteError
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
@@ -97,13 +99,18 @@ class Channel:
         """
         small: dict[str, np.ndarray[Any, Any]] = {}
         large: dict[str, np.ndarray[Any, Any]] = {}
-        for name, array in (tensors or {}).items():
+        for name, given in (tensors or {}).items():
+            array = self._sendable(name, given)
             (large if array.nbytes >= LARGE_BYTES and array.dtype.kind not in "UOT" else small)[name] = array
         placed = {name: self._place(path) for name, path in (files or {}).items()}
         for name, array in large.items():
             placed[name] = self._folder() / secrets.token_hex(8)
             array.tofile(placed[name])
         body = dict(args or {})
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BridgeError(f"{self.name}: the arguments of {op} are not JSON: {error}") from error
         if op == "run":
             body["large"] = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in large.values()]
         request, effects = self.session.request(
@@ -217,6 +224,7 @@ class Channel:
         from aiohttp import WSMsgType
 
         if self._socket is not None:
+            self.abort()  # what is still on its way on the old connection must not mix with the new one's
             await self._leave("the same page connected again")
         self._socket, self._transport = response, transport
         outbox: asyncio.Queue[Effect] = asyncio.Queue()
@@ -226,6 +234,8 @@ class Channel:
         detail = "the socket closed"
         try:
             async for message in response:
+                if self._socket is not response:
+                    break
                 now = self._loop.time()
                 if message.type is WSMsgType.TEXT:
                     effects = self.session.text(message.data, now)
@@ -239,11 +249,13 @@ class Channel:
                         self._joined.notify_all()
         except ProtocolError as error:
             detail = f"the page broke the protocol: {error}"
-            await response.close(code=1008, message=str(error).encode()[:120])
+            # a reason is at most 123 bytes of UTF-8, and the page's own words may be anything
+            await response.close(code=1008, message=str(error).encode("ascii", "backslashreplace")[:120])
         finally:
             writer.cancel()
             if self._socket is response:
                 await self._leave(detail)
+            await asyncio.gather(writer, return_exceptions=True)
 
     async def close(self) -> None:
         """End the channel: the socket is closed, files are removed, waiting callers are told."""
@@ -253,9 +265,16 @@ class Channel:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._socket.close(code=1001)
+        damage = Damage(Symptom.SOCKET_CLOSED, "the lane's channel was closed", self._loop.time())
         for future in self._answers.values():
-            future.cancel()
+            if not future.done():
+                future.set_exception(DamagedLaneError(damage, self.name))
+                future.exception()
+        for request_id in list(self.session.pending):
+            self.session.abandon(request_id)
         self._answers.clear()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -292,8 +311,10 @@ class Channel:
         elif error is not None and error[0] == "device_lost":
             damage = Damage(Symptom.DEVICE_LOST, error[1], self._loop.time())
             future.set_exception(DamagedLaneError(damage, self.name))
+            future.exception()  # seen here: nobody may be waiting any more
         elif error is not None:
             future.set_exception(RemoteError(*error))
+            future.exception()
 
     def _tell(self, damage: Damage, ids: tuple[int, ...]) -> None:
         self.statistics["damages"] += 1
@@ -349,7 +370,16 @@ class Channel:
                 await response.send_bytes(frame)
         if request.files and self.offer is not None:
             folder = self._folder()
-            await self.offer([folder / key for key, _ in request.files.values()], 30.0)
+            try:
+                await self.offer([folder / key for key, _ in request.files.values()], 30.0)
+            except BrowserError as error:  # the request hangs in the page, waiting for files that never come
+                self.damaged(Damage(Symptom.DEADLINE_PASSED, f"the page took no files: {error}", self._loop.time()))
+
+    def _sendable(self, name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return ``array`` in little-endian order; raises BridgeError for a dtype that cannot cross."""
+        if array.dtype.kind not in "UOT" and array.dtype.name not in DTYPES:
+            raise BridgeError(f"{self.name}: tensor {name!r}: dtype {array.dtype} cannot cross to a page")
+        return array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
 
     def _folder(self) -> Path:
         if self._directory is None:

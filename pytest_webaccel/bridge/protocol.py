@@ -168,7 +168,13 @@ Effect = Send | Transmit | Started | Answered | Damaged | Observed
 
 @dataclasses.dataclass(slots=True)
 class _Incoming:
-    message: Mapping[str, Any]
+    """A result being received: what was announced, checked before anything counts as answered."""
+
+    value: Any
+    milliseconds: float
+    executions: int
+    error: tuple[str, str] | None
+    bytes: int
     assembly: Assembly
 
 
@@ -385,9 +391,10 @@ class ServerSession:
         specs = [TensorSpec.from_json(item, limit=self.limits.tensor_bytes) for item in announced]
         if len({spec.name for spec in specs}) != len(specs):
             raise ProtocolError("a result names a tensor twice")
-        if sum(spec.bytes for spec in specs) > self.limits.tensor_bytes:
-            raise ProtocolError(f"a result of more than {self.limits.tensor_bytes} bytes")
-        incoming = _Incoming(message, Assembly(specs))
+        size = sum(spec.bytes for spec in specs)
+        if size + sum(other.bytes for other in self._incoming.values()) > self.limits.tensor_bytes:
+            raise ProtocolError(f"results under way of more than {self.limits.tensor_bytes} bytes")
+        incoming = _Incoming(*_outcome(message), size, Assembly(specs))
         request.state = _State.RECEIVING
         self._incoming[request.id] = incoming
         return self._finish(request.id, incoming) if incoming.assembly.complete else []
@@ -396,21 +403,13 @@ class ServerSession:
         return Send(json.dumps({"t": "ack", "ids": [request_id]}))
 
     def _finish(self, request_id: int, incoming: _Incoming) -> list[Effect]:
-        message = incoming.message
         self._incoming.pop(request_id, None)
         self.pending.pop(request_id, None)
         self._remember(request_id)
-        if message.get("ok") is True:
-            milliseconds, executions = message.get("ms", 0.0), message.get("executions", 1)
-            if not isinstance(milliseconds, int | float) or type(executions) is not int:
-                raise ProtocolError("a result's ms is a number and its executions an integer")
-            reply = Reply(message.get("value"), incoming.assembly.arrays(), float(milliseconds), executions)
-            return [self._ack(request_id), Answered(request_id, reply, None)]
-        error = message.get("error")
-        if not isinstance(error, dict):
-            raise ProtocolError("a failed result carries its error")
-        kind, words = str(error.get("kind", "page"))[:40], str(error.get("message", ""))[:4000]
-        return [self._ack(request_id), Answered(request_id, None, (kind, words))]
+        if incoming.error is not None:
+            return [self._ack(request_id), Answered(request_id, None, incoming.error)]
+        reply = Reply(incoming.value, incoming.assembly.arrays(), incoming.milliseconds, incoming.executions)
+        return [self._ack(request_id), Answered(request_id, reply, None)]
 
     def _event(self, message: Mapping[str, Any], now: float) -> list[Effect]:
         number, name, data = message.get("n"), message.get("name"), message.get("data", {})
@@ -425,3 +424,17 @@ class ServerSession:
             detail = f"{data.get('reason', '')!s}: {data.get('message', '')!s}"[:300]
             effects.append(self._damage(Symptom.DEVICE_LOST, detail, now))
         return effects
+
+
+def _outcome(message: Mapping[str, Any]) -> tuple[Any, float, int, tuple[str, str] | None]:
+    """Return value, milliseconds, executions and error (kind, message) of a result; raises ProtocolError."""
+    milliseconds, executions = message.get("ms", 0.0), message.get("executions", 1)
+    if type(milliseconds) not in {int, float} or not 0 <= milliseconds < 1e12 or type(executions) is not int:
+        raise ProtocolError("a result's ms is a number of milliseconds and its executions an integer")
+    if message.get("ok") is True:
+        return message.get("value"), float(milliseconds), executions, None
+    error = message.get("error")
+    if not isinstance(error, dict):
+        raise ProtocolError("a failed result carries its error")
+    kind, words = str(error.get("kind", "page"))[:40], str(error.get("message", ""))[:4000]
+    return None, float(milliseconds), executions, (kind, words)

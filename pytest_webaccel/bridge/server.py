@@ -147,7 +147,7 @@ class Bridge:
         return response
 
     def _channel_of(self, token: str) -> Channel | None:
-        given = token.encode()
+        given = token.encode("utf-8", "surrogateescape")
         found = None
         for known, channel in self._channels.items():  # every one is looked at: time must not tell which
             if hmac.compare_digest(known.encode(), given):

@@ -363,8 +363,8 @@ def _start_failure(where: str, cause: str, output: str) -> str:
         remedy = f"The shared library {missing[1]} is missing: install the browser's system packages"
     elif "No usable sandbox" in output:
         remedy = (
-            "This system denies its sandbox: allow unprivileged user namespaces, use a browser of the system's packages, "
-            "whose sandbox is set up"
+            "This system denies its sandbox: allow unprivileged user namespaces, use a browser of the system's own "
+            "packages, whose sandbox is set up"
         )
     else:
         remedy = "Run it by hand with --version"

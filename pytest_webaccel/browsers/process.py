@@ -84,7 +84,7 @@ class OwnedProcess:
                 start_new_session=True,
                 preexec_fn=_die_with(os.getpid()),  # one prebound system call, see _prctl
             )
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise BrowserError(f"{arguments[0]} did not start: {error}. Check that it may be executed.") from error
         self.pid = self._popen.pid
         #: Resolves to the exit status once the root process has ended.

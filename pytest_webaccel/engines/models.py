@@ -13,7 +13,7 @@ from pytest_webaccel.bridge.frames import DTYPES
 from pytest_webaccel.errors import FeedError, ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["MAX_BYTES", "ModelInfo", "TensorInfo", "check_feeds", "inspect_model"]
 
@@ -184,8 +184,14 @@ def _tensor(value: Any) -> TensorInfo:
         dtype = "string"
     if not tensor.HasField("shape"):
         return TensorInfo(value.name, dtype, None)
-    shape: Sequence[int | str | None] = [
-        dimension.dim_value if dimension.HasField("dim_value") else dimension.dim_param or None
-        for dimension in tensor.shape.dim
-    ]
-    return TensorInfo(value.name, dtype, tuple(shape))
+    shape = tuple(_extent(dimension) for dimension in tensor.shape.dim)
+    return TensorInfo(value.name, dtype, shape)
+
+
+def _extent(dimension: Any) -> int | str | None:
+    """Return a fixed size, the name of a free one, or None; exporters also write free as -1 or "?"."""
+    if dimension.HasField("dim_value"):
+        size = int(dimension.dim_value)
+        return size if size >= 0 else None
+    name = str(dimension.dim_param)
+    return name if name.isidentifier() else None

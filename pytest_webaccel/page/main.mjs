@@ -49,7 +49,13 @@ const operations = {
   /** Three operations that do no work, to measure the bridge alone. */
   echo: async ({ args, tensors }) => ({
     value: args.value ?? null,
-    tensors: tensors.map(({ name, dtype, shape, data }) => ({ name, dtype, shape, bytes: new Uint8Array(data) })),
+    tensors: tensors.map(({ name, dtype, shape, data, text }) => ({
+      name,
+      dtype,
+      shape,
+      bytes: new Uint8Array(data),
+      text,
+    })),
   }),
   sink: async ({ tensors, files }) => {
     let bytes = tensors.reduce((sum, tensor) => sum + tensor.data.byteLength, 0);

@@ -141,6 +141,8 @@ class Lease:
             except DamagedLaneError as error:
                 recovery = await self._recover(request.again, error.damage, error.damage.at, self.terms.strategy)
                 reply = recovery.result
+            finally:
+                request.drop()
         return dict(reply.tensors), reply
 
     async def cause(self, plan: FaultPlan) -> Damage:
@@ -156,6 +158,9 @@ class Lease:
         for story in self._stories:
             self._write(story, whole)
         self._stories.clear()
+        # The page keeps its models, but repairs under a later lease need not bring this one's back: their
+        # files may be gone by then.
+        self.lane.wanted.clear()
         return whole
 
     # -- inside ------------------------------------------------------------------------------
@@ -191,6 +196,8 @@ class Lease:
                 if isinstance(error, GivenUpError):
                     story.phases, story.attempts = error.phases, error.attempts
                 raise
+            finally:
+                request.drop()
             wrong = _wrong(dict(expect or reference.tensors), reply.tensors)
             story.duplicated = reply.executions - 1
             story.outcome = Outcome.FAILED if wrong or story.duplicated else Outcome.RECOVERED
@@ -201,12 +208,14 @@ class Lease:
         loop = asyncio.get_running_loop()
         middle = story.plan.at is FaultPoint.MID_REQUEST
         waiting: asyncio.Future[Reply] | None = None
+        damage: Damage | None = None
+        fault_at: float | None = None
         self.lane.here.damages.clear()
-        if middle:
-            request.send(hold=True)
-            waiting = asyncio.ensure_future(request.answer())
-            await request.started(deadline=_STARTED_S)
         try:
+            if middle:
+                request.send(hold=True)
+                waiting = asyncio.ensure_future(request.answer())
+                await request.started(deadline=_STARTED_S)
             fault_at = loop.time()
             await injector.cause(self.lane, deadline=_CAUSE_S)
             damage = await injector.observe(self.lane, deadline=_OBSERVE_S)
@@ -218,11 +227,14 @@ class Lease:
                     f"request was answered after {reply.page_ms:.0f} ms in the page: it proves no recovery"
                 )
         except DamagedLaneError as error:
-            if error.damage.symptom is not Symptom.SOCKET_CLOSED:  # which may be a worse thing's first sign
+            if fault_at is None:
+                raise FaultError(f"{self.lane.name}: {story.plan.fault} was not caused: {error}") from error
+            if damage is None or error.damage.symptom is not Symptom.SOCKET_CLOSED:  # a worse thing's first sign
                 damage = error.damage
         finally:
             if waiting is not None:
                 waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
         recovery = await self._recover(request.again, damage, fault_at, story.strategy)
         story.phases, story.attempts = recovery.phases, recovery.attempts
         return cast("Reply", recovery.result)
@@ -308,6 +320,10 @@ class _Request:
     async def answer(self) -> Reply:
         """Wait for its answer."""
         return await self._station.unless_fatal(self._station.engine.answer(self._model, self._id))
+
+    def drop(self) -> None:
+        """Stop waiting for it, if it is still owed."""
+        self._station.channel.abandon(self._id)
 
     async def again(self, deadline: float) -> Reply:
         """Return its answer: the one still owed by the page it was sent to, else of one more sending."""

@@ -125,7 +125,7 @@ class Pool:
         if lane.station is None or lane.state is LaneState.FAILED:
             await lane.start()
             self._on_start(lane)
-        elif not await lane.station.healthy():
-            await lane.settle()
+        elif not await lane.station.healthy() and not await lane.settle():
+            raise LaneUnavailableError(f"lane {lane.name} broke between two tests and could not be started again")
         if self._spares and lane.spare is None:
             await lane.prepare_spare()

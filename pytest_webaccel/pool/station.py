@@ -74,6 +74,7 @@ class Station:
         """Replace the page in the same browser; what the old one held is gone."""
         instances = self.channel.session.instances
         self.loaded.clear()
+        self.damages.clear()  # a crash of the page that goes must not count against the one that comes
         async with asyncio.timeout(deadline):
             await self.driver.open(self._bridge.page_url(self.channel, self.lane.backend), deadline=deadline)
             await self.unless_fatal(self.channel.wait_connected(deadline=deadline, new_instance_since=instances))

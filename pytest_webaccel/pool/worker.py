@@ -6,21 +6,22 @@ import contextlib
 import platform
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.browsers import Driver, Installation, make_driver
+from pytest_webaccel.browsers import Driver, Installation, find, find_all, make_driver
 from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
 from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
-from pytest_webaccel.terms import Evidence, Lane, LaneRow, ProbeResult, Row, Strategy
+from pytest_webaccel.terms import Browser, Evidence, Lane, LaneRow, ProbeResult, Row, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
-    from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.errors import LaneUnavailableError
+from pytest_webaccel.pool.lane import LiveLane
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "installation_of"]
 
 T = TypeVar("T")
 
@@ -39,7 +40,6 @@ class Worker:
         worker: str,
         strategy: Strategy,
         record: Callable[[Row], None],
-        locate: Callable[[ProbeResult], Installation],
         ort: Path | None = None,
         headed: bool = False,
     ) -> None:
@@ -47,7 +47,6 @@ class Worker:
         self.worker = worker
         self.strategy = strategy
         self.record = record
-        self._locate = locate
         self._ort = ort
         self._headed = headed
         self._loop = LoopThread()
@@ -82,7 +81,7 @@ class Worker:
             self._loop.stop()
 
     def _driver(self, probe: ProbeResult) -> Driver:
-        return make_driver(self._locate(probe), headed=self._headed)
+        return make_driver(installation_of(probe), headed=self._headed)
 
     def _onnxruntime(self) -> tuple[Path, str]:
         folder = ort_dist(self._ort)
@@ -103,3 +102,16 @@ class Worker:
                 host=platform.node(),
             )
         )
+
+
+def installation_of(probe: ProbeResult) -> Installation:
+    """Return the browser that was probed; raises LaneUnavailableError where it is gone since."""
+    if probe.lane.browser is Browser.FAKE:
+        return Installation(Browser.FAKE, Path("fake"), "fake", "explicit")
+    for installation in find_all():  # where the environment that it needs is known
+        if installation.browser is probe.lane.browser and str(installation.executable) == probe.executable:
+            return installation
+    found = find(probe.lane.browser, Path(probe.executable))
+    if found is None:
+        raise LaneUnavailableError(f"{probe.lane}: the browser that was probed, {probe.executable}, is gone")
+    return found

@@ -7,6 +7,7 @@ keeps a queue of :data:`DEPTH` and no more: what is queued cannot go elsewhere.
 from __future__ import annotations
 
 import statistics
+from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -37,28 +38,31 @@ class Dispatcher(Generic[Worker]):
 
     ``tests`` are the ids, by whose index everything here is called; ``expected`` their durations in
     ms. A test with a lane token goes to a worker that serves the lane. A test whose lane no worker
-    present and none to come serves goes anywhere: there its fixture says what is wrong.
+    present and none on its way serves goes anywhere: there its fixture says what is wrong.
     """
 
     def __init__(self, tests: Sequence[str], expected: Sequence[float]) -> None:
         self._lane = [lane_of(test) for test in tests]
-        # Longest first; equal ones in the order collected.
         self._rank = [-duration for duration in expected]
-        self._waiting: set[int] = set(range(len(tests)))
+        self._waiting: dict[Lane | None, deque[int]] = {}
+        # Longest first; equal ones in the order collected.
+        for test in sorted(range(len(tests)), key=lambda test: (self._rank[test], test)):
+            self._waiting.setdefault(self._lane[test], deque()).append(test)
         self._urgent: list[int] = []
         self._lanes: dict[Worker, frozenset[Lane]] = {}
         self._queue: dict[Worker, list[int]] = {}
-        self._expected_lanes: list[frozenset[Lane]] = []
+        self._retired: set[Worker] = set()
+        self._coming: list[frozenset[Lane]] = []
 
     @property
-    def workers(self) -> list[Worker]:
-        """The workers present, in the order in which they came."""
-        return list(self._queue)
+    def waiting(self) -> list[int]:
+        """The tests that no worker has."""
+        return [*self._urgent, *(test for tests in self._waiting.values() for test in tests)]
 
     @property
-    def waiting(self) -> int:
-        """How many tests no worker has been given."""
-        return len(self._waiting) + len(self._urgent)
+    def stuck(self) -> bool:
+        """Whether tests wait for which nobody is left: every worker is retired or gone, and none is on its way."""
+        return bool(self.waiting) and not self._coming and not (self._queue.keys() - self._retired)
 
     def queue(self, worker: Worker) -> tuple[int, ...]:
         """Return what ``worker`` has been given and not finished, the running one first."""
@@ -68,26 +72,26 @@ class Dispatcher(Generic[Worker]):
         """Let ``worker``, which serves ``lanes``, take part; it settles one :meth:`expect` of these lanes."""
         if worker in self._queue:
             raise ValueError(f"worker {worker!r} is here already")
+        self.expect_no_more(lanes)
         self._lanes[worker] = lanes
         self._queue[worker] = []
-        if lanes in self._expected_lanes:
-            self._expected_lanes.remove(lanes)
 
     def expect(self, lanes: frozenset[Lane]) -> None:
         """Keep tests for ``lanes`` back: a worker that serves them is on its way."""
-        self._expected_lanes.append(lanes)
+        self._coming.append(lanes)
 
-    def forget_expected(self) -> None:
-        """Stop keeping tests back: nobody is on the way any more."""
-        self._expected_lanes.clear()
+    def expect_no_more(self, lanes: frozenset[Lane]) -> None:
+        """Settle one :meth:`expect` of ``lanes``, whose worker came, or will not."""
+        if lanes in self._coming:
+            self._coming.remove(lanes)
 
     def finish(self, worker: Worker, test: int) -> None:
-        """Note that ``worker`` ran ``test``; raises ValueError when it did not have it."""
+        """Note that ``worker`` ran ``test``, or gave it back; raises ValueError when it did not have it."""
         self._queue[worker].remove(test)
 
     def again(self, test: int) -> None:
         """Put ``test`` first in line once more."""
-        if test not in self._urgent and test not in self._waiting:
+        if test not in self.waiting:
             self._urgent.insert(0, test)
 
     def remove(self, worker: Worker) -> int | None:
@@ -96,6 +100,7 @@ class Dispatcher(Generic[Worker]):
         The rest of its queue is first in line.
         """
         del self._lanes[worker]
+        self._retired.discard(worker)
         queue = self._queue.pop(worker)
         if not queue:
             return None
@@ -103,37 +108,52 @@ class Dispatcher(Generic[Worker]):
         self._urgent[:0] = rest
         return running
 
-    def feed(self, worker: Worker) -> list[int]:
-        """Return the tests that ``worker`` is given now, and count them as its own."""
+    def feed(self, worker: Worker, depth: int = DEPTH) -> list[int]:
+        """Return the tests that ``worker`` is given now to have ``depth`` in its queue, and count them as its own."""
         queue = self._queue[worker]
         given: list[int] = []
-        while len(queue) < DEPTH and (test := self._next(worker)) is not None:
+        while worker not in self._retired and len(queue) < depth and (test := self._next(worker)) is not None:
             queue.append(test)
             given.append(test)
         return given
 
-    def idle(self, worker: Worker) -> bool:
-        """Whether nothing that waits, now or after other workers' crashes, could be for ``worker``.
+    def retire(self, worker: Worker) -> bool:
+        """Whether nothing that waits is for ``worker``; it is then given no more, ever.
 
-        Then it may be told that no more comes, which lets it run the last test of its queue.
+        It must be told so: that lets it run the last test of its queue. Tests that come back from a
+        crash later are for the crashed worker's replacement.
         """
-        return not any(self._may_take(worker, test) for test in (*self._urgent, *self._waiting))
+        if worker in self._retired or self._choice(worker) is not None:
+            return False
+        self._retired.add(worker)
+        return True
+
+    def drop_waiting(self) -> list[int]:
+        """Return the tests that no worker has, and hand them out no more."""
+        tests = self.waiting
+        self._urgent.clear()
+        self._waiting.clear()
+        return tests
 
     def _next(self, worker: Worker) -> int | None:
-        for position, test in enumerate(self._urgent):
-            if self._may_take(worker, test):
-                return self._urgent.pop(position)
-        own = [test for test in self._waiting if self._may_take(worker, test)]
-        if not own:
-            return None
-        # Tests bound to a lane before those that anybody can run, so that the latter fill the gaps.
-        test = min(own, key=lambda test: (self._lane[test] is None, self._rank[test], test))
-        self._waiting.remove(test)
+        test = self._choice(worker)
+        if test in self._urgent:
+            self._urgent.remove(test)
+        elif test is not None:
+            self._waiting[self._lane[test]].popleft()
         return test
 
-    def _may_take(self, worker: Worker, test: int) -> bool:
-        lane = self._lane[test]
+    def _choice(self, worker: Worker) -> int | None:
+        for test in self._urgent:
+            if self._may_take(worker, self._lane[test]):
+                return test
+        heads = [tests[0] for lane, tests in self._waiting.items() if tests and self._may_take(worker, lane)]
+        # Tests bound to a lane before those that anybody can run, so that the latter fill the gaps.
+        return min(heads, key=lambda test: (self._lane[test] is None, self._rank[test], test), default=None)
+
+    def _may_take(self, worker: Worker, lane: Lane | None) -> bool:
         return lane is None or lane in self._lanes[worker] or not self._served(lane)
 
     def _served(self, lane: Lane) -> bool:
-        return any(lane in lanes for lanes in (*self._lanes.values(), *self._expected_lanes))
+        present = (lanes for worker, lanes in self._lanes.items() if worker not in self._retired)
+        return any(lane in lanes for lanes in (*present, *self._coming))

@@ -9,16 +9,19 @@ import asyncio
 import dataclasses
 import itertools
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.browsers import DRIVERS
-from pytest_webaccel.browsers.driver import DamageListener
-from pytest_webaccel.browsers.locate import Installation
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Browser, Damage, Symptom
 from pytest_webaccel.testing.page import FakePage, Latency, Sleep, no_wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from pytest_webaccel.browsers.driver import DamageListener
+    from pytest_webaccel.browsers.locate import Installation
 
 __all__ = ["FakeDriver", "FakeFleet", "Misbehaviour", "install_fake_browser", "stand_in_ort"]
 

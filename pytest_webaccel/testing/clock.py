@@ -8,10 +8,12 @@ thread works for it.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import selectors
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Coroutine
 
 __all__ = ["VirtualClock", "VirtualLoop", "run_virtually"]
 
@@ -87,6 +89,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
     def _thread_done(self, future: asyncio.Future[Any]) -> None:
+        del future
         self._virtual.threads -= 1
 
 

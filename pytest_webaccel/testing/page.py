@@ -8,7 +8,6 @@ import dataclasses
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +20,8 @@ from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
 from pytest_webaccel.testing.session import Answer, Backoff, PageRequest, PageSession
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiohttp import ClientSession, ClientWebSocketResponse
 
 __all__ = ["FakePage", "Latency", "Sleep", "no_wait"]
@@ -161,7 +162,8 @@ class FakePage:
     async def _converse(self, socket: ClientWebSocketResponse) -> None:
         from aiohttp import WSMsgType
 
-        self._outbox = outbox = asyncio.Queue()
+        outbox: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self._outbox = outbox
         writer = asyncio.ensure_future(self._write(socket, outbox))
         try:
             self.session.opened()
@@ -292,9 +294,7 @@ class FakePage:
     def _file(self, key: str) -> asyncio.Future[bytes]:
         return self._files.setdefault(key, asyncio.get_running_loop().create_future())
 
-    async def _tensor(
-        self, file: Mapping[str, Any], spec: Mapping[str, Any]
-    ) -> tuple[str, np.ndarray[Any, Any]]:
+    async def _tensor(self, file: Mapping[str, Any], spec: Mapping[str, Any]) -> tuple[str, np.ndarray[Any, Any]]:
         array = np.frombuffer(await self._fetch(file), DTYPES[spec["dtype"]]).reshape(spec["shape"])
         return str(file["name"]), array
 

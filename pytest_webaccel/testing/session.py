@@ -90,7 +90,7 @@ class PageSession:
     def closed(self) -> None:
         """Note that the connection is gone; half-received requests will come again whole."""
         self.welcomed = False
-        for request_id in [id for id, entry in self._entries.items() if entry.state == "receiving"]:
+        for request_id in [known for known, entry in self._entries.items() if entry.state == "receiving"]:
             del self._entries[request_id]
 
     def text(self, text: str) -> None:
@@ -210,7 +210,7 @@ class PageSession:
         for index, (spec, array) in enumerate(zip(specs, answer.tensors.values(), strict=True)):
             if spec.text is None and array.nbytes:
                 flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                for frame in chunks(request_id, index, memoryview(flat), self._chunk_bytes):
+                for frame in chunks(request_id, index, flat.data, self._chunk_bytes):
                     self._send(frame)
 
     def _remember(self, request_id: int) -> None:

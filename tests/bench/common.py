@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pytest_webaccel.browsers.probe import lanes_table
-from pytest_webaccel.fixtures import locate
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import Browser, ProbeResult, Strategy
@@ -47,7 +46,7 @@ def machine(table: Sequence[ProbeResult] = ()) -> dict[str, Any]:
 def row(case: str, milliseconds: Sequence[float], *, evidence: str, **more: Any) -> dict[str, Any]:
     """Return the row of one sample, in milliseconds."""
     summary = summarise(milliseconds)
-    interval = summary.interval
+    interval = summary.median_interval
     return {
         "case": case,
         "n": summary.n,
@@ -70,7 +69,7 @@ def chromium_table() -> tuple[ProbeResult, ...]:
 
 def start_worker(table: Sequence[ProbeResult]) -> Worker:
     return Worker(
-        table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None, locate=locate
+        table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None
     )
 
 

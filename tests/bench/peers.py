@@ -7,7 +7,7 @@ import os
 import time
 from typing import Any, Self
 
-from pytest_webaccel.fixtures import locate
+from pytest_webaccel.pool.worker import installation_of
 from pytest_webaccel.terms import ProbeResult
 
 
@@ -15,7 +15,7 @@ class PlaywrightPage(contextlib.AbstractContextManager["PlaywrightPage"]):
     """A page of the same browser build, launched and driven by Playwright's synchronous API."""
 
     def __init__(self, probe: ProbeResult) -> None:
-        self._installation = locate(probe)
+        self._installation = installation_of(probe)
 
     def __enter__(self) -> Self:
         from playwright.sync_api import sync_playwright

@@ -7,14 +7,19 @@ heard before, so an answer to any other request would be wrong. A fault that has
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 STRATEGIES = ("simple", "coordinated")
 FAULTS = ("connection_lost", "browser_crash", "device_lost")
 
 
-def each_fault_under_each_strategy():
+def each_fault_under_each_strategy() -> Iterator[Any]:
     for fault in FAULTS:
         for strategy in STRATEGIES:
             mark = pytest.mark.fault(fault, recovery=strategy, at="mid_request")

@@ -55,7 +55,7 @@ def test_playwright_failure_repeats_what_it_said(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    with pytest.raises(InstallError, match="ENOTFOUND.*must be reachable"):
+    with pytest.raises(InstallError, match=r"ENOTFOUND.*must be reachable"):
         install("chromium", "playwright")
 
 

@@ -1,0 +1,156 @@
+"""Tells xdist which worker runs which test; the decisions themselves are in :mod:`.dispatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from xdist.remote import Producer
+from xdist.report import report_collection_diff
+from xdist.workermanage import parse_tx_spec_config
+
+from pytest_webaccel.scheduling.binding import parse_lanes
+from pytest_webaccel.scheduling.dispatch import Dispatcher, expected_ms
+from pytest_webaccel.terms import Lane
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
+__all__ = ["LaneScheduling"]
+
+
+class LaneScheduling:
+    """xdist's ``Scheduling``: a test goes to a worker that serves its lane, the longest first.
+
+    A crashed worker's tests, save the one it was running, are first in line for its replacement.
+    ``history`` maps (test id, lane) to expected milliseconds.
+    """
+
+    def __init__(self, config: pytest.Config, log: Producer, history: Mapping[tuple[str, str], float]) -> None:
+        self.config = config
+        self.collection: list[str] | None = None
+        self._log = log.webaccelsched
+        self._history = history
+        self._initial = len(parse_tx_spec_config(config))
+        self._nodes: list[WorkerController] = []
+        self._collections: dict[WorkerController, list[str]] = {}
+        self._dispatcher: Dispatcher[WorkerController] | None = None
+
+    @property
+    def nodes(self) -> list[WorkerController]:
+        """Workers present."""
+        return list(self._nodes)
+
+    @property
+    def collection_is_completed(self) -> bool:
+        """Whether every initial worker has collected."""
+        return self.collection is not None or len(self._collections) >= self._initial
+
+    @property
+    def tests_finished(self) -> bool:
+        """Whether nothing waits and no worker needs to know a next test."""
+        if self._dispatcher is None:
+            return self.collection is not None
+        queues = [self._dispatcher.queue(node) for node in self._dispatcher.workers]
+        return not self._dispatcher.waiting and all(len(queue) < 2 for queue in queues)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a test waits or runs."""
+        if self._dispatcher is None:
+            return False
+        return bool(self._dispatcher.waiting) or any(
+            self._dispatcher.queue(node) for node in self._dispatcher.workers
+        )
+
+    def add_node(self, node: WorkerController) -> None:
+        """Take note of a worker that started."""
+        self._nodes.append(node)
+
+    def add_node_collection(self, node: WorkerController, collection: Sequence[str]) -> None:
+        """Take what a worker collected; a replacement must have collected what the others did."""
+        if self.collection is not None and list(collection) != self.collection:
+            other = next(iter(self._collections), node)
+            self._complain(other, node, self.collection, collection)
+            return
+        self._collections[node] = list(collection)
+        if self._dispatcher is not None:
+            self._dispatcher.add(node, _lanes(node))
+
+    def schedule(self) -> None:
+        """Hand out the first tests, or more where it was called before."""
+        if self.collection is None:
+            self._begin()
+        self._feed_all()
+
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        """Note a finished test and hand its worker another."""
+        del duration
+        if self._dispatcher is not None:
+            self._dispatcher.finish(node, item_index)
+            self._feed_all()
+
+    def mark_test_pending(self, item: str) -> None:
+        """Have a test run again, as some plugins ask."""
+        if self._dispatcher is not None and self.collection is not None:
+            self._dispatcher.again(self.collection.index(item))
+            self._feed_all()
+
+    def remove_pending_tests_from_node(self, node: WorkerController, indices: Sequence[int]) -> None:
+        """Leave a worker's queue as it is: it is never more than the test that runs and the next."""
+        del node, indices
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take a worker out; return the test it died in, if it died in one."""
+        self._nodes.remove(node)
+        self._collections.pop(node, None)
+        if self._dispatcher is None or self.collection is None or node not in self._dispatcher.workers:
+            return None
+        crashed = not node.shutting_down or bool(self._dispatcher.queue(node))
+        running = self._dispatcher.remove(node)
+        if crashed and self._dispatcher.waiting:
+            self._dispatcher.expect(_lanes(node))
+        self._feed_all()
+        return None if running is None else self.collection[running]
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        first, *others = self._collections
+        tests = self._collections[first]
+        for other in others:
+            if self._complain(first, other, tests, self._collections[other]):
+                self.collection = []
+                return
+        self.collection = tests
+        self._dispatcher = Dispatcher(tests, expected_ms(tests, self._history))
+        for node in self._collections:
+            self._dispatcher.add(node, _lanes(node))
+
+    def _feed_all(self) -> None:
+        if self._dispatcher is None:
+            return
+        for node in self._dispatcher.workers:
+            if node.shutting_down:
+                continue
+            if given := self._dispatcher.feed(node):
+                self._log("to", node.gateway.id, given)
+                node.send_runtest_some(given)
+            if self._dispatcher.idle(node):
+                node.shutdown()
+
+    def _complain(
+        self, first: WorkerController, second: WorkerController, expected: Sequence[str], got: Sequence[str]
+    ) -> bool:
+        message = report_collection_diff(expected, got, first.gateway.id, second.gateway.id)
+        if message:
+            self._log(message)
+            report = pytest.CollectReport(second.gateway.id, "failed", longrepr=message, result=[])
+            self.config.hook.pytest_collectreport(report=report)
+        return bool(message)
+
+
+def _lanes(node: Any) -> frozenset[Lane]:
+    bound = node.gateway.spec.webaccel
+    return frozenset(parse_lanes(bound)) if isinstance(bound, str) else frozenset()

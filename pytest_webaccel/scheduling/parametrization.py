@@ -1,0 +1,83 @@
+"""Gives tests their lanes: one item a lane that fits, and one skipped item for each that was asked for in vain."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.markers import Requirement, fault_plans, requirement
+from pytest_webaccel.options import Settings
+from pytest_webaccel.scheduling.session import SESSION_KEY
+from pytest_webaccel.terms import Mode, ProbeResult, Strategy
+
+__all__ = ["Choice", "choices", "generate", "webaccel_lane", "webaccel_strategy"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """What one item gets: a lane, or why it has none. ``problem`` is a marker that cannot be meant."""
+
+    name: str
+    probe: ProbeResult | None = None
+    objection: str = ""
+    problem: str = ""
+
+
+def choices(wanted: Requirement, table: tuple[ProbeResult, ...], settings: Settings) -> list[Choice]:
+    """Return the items of a test that asks for ``wanted``, at least one.
+
+    Lanes that were asked for by name, in the marker or the settings, show up also where they do not
+    work; others only where they do.
+    """
+    named = bool(wanted.browsers or wanted.backends or settings.lanes or settings.browsers or settings.backends)
+    found = []
+    reasons = []
+    for probe in table:
+        if not wanted.names(probe.lane):
+            continue
+        objection = wanted.objection(probe)
+        if objection:
+            reasons.append(f"{probe.lane}: {objection}")
+        if not objection or named:
+            found.append(Choice(str(probe.lane), probe, objection))
+    if found:
+        return found
+    why = "; ".join(reasons) or "this run has no such lane; --webaccel-lanes and the like may leave it out"
+    return [Choice("no-lane", None, f"no lane for {wanted}: {why}")]
+
+
+def generate(metafunc: pytest.Metafunc) -> None:
+    """Parametrise a test that uses a lane, over lanes and, in comparative mode, over strategies."""
+    if "webaccel_lane" not in metafunc.fixturenames:
+        return
+    session = metafunc.config.stash[SESSION_KEY]
+    try:
+        items = choices(requirement(metafunc.definition), session.table, session.settings)
+        faulty = bool(fault_plans(metafunc.definition))
+    except ConfigurationError as error:
+        items, faulty = [Choice("misconfigured", problem=str(error))], False
+    metafunc.parametrize("webaccel_lane", items, ids=[item.name for item in items], indirect=True)
+    if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults):
+        strategies = [strategy for strategy in Strategy if strategy is not Strategy.NONE]
+        metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
+
+
+@pytest.fixture
+def webaccel_lane(request: pytest.FixtureRequest) -> ProbeResult:
+    """What the probe saw of the lane that this item is for; skips, or fails under strict, where there is none."""
+    choice: Choice = request.param
+    if choice.problem:
+        pytest.fail(choice.problem, pytrace=False)
+    if choice.objection or choice.probe is None:
+        if request.config.stash[SESSION_KEY].settings.strict:
+            pytest.fail(f"--webaccel-strict: {choice.objection}", pytrace=False)
+        pytest.skip(choice.objection)
+    return choice.probe
+
+
+@pytest.fixture
+def webaccel_strategy(request: pytest.FixtureRequest) -> Strategy | None:
+    """The recovery strategy that comparative mode gives this item; None otherwise."""
+    return getattr(request, "param", None)

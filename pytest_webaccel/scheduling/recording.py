@@ -1,0 +1,244 @@
+"""What the controller keeps of a run: one row a test, and the rows that workers send or leave behind."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_webaccel import __version__
+from pytest_webaccel.scheduling.lanes import lane_of, weakest
+from pytest_webaccel.scheduling.session import LANE_PROPERTY, SessionInfo
+from pytest_webaccel.terms import (
+    ACCELERATED,
+    Browser,
+    Evidence,
+    LaneRow,
+    Row,
+    RunRow,
+    TestRow,
+    decode_row,
+    now,
+)
+
+if TYPE_CHECKING:
+    from pytest_webaccel.report.data import ReportData
+
+__all__ = ["FAMILY_PROPERTY", "Recorder"]
+
+#: Report property with the model families of a test's marker.
+FAMILY_PROPERTY = "webaccel_family"
+
+_RAN = frozenset({"passed", "failed", "xfailed", "xpassed", "crashed"})
+
+
+class Recorder:
+    """Collects a run's rows, each one once, and says at the end what it amounts to."""
+
+    def __init__(self, session: SessionInfo) -> None:
+        self.session = session
+        self.used = False
+        self.undecodable = 0
+        self._started_at = now()
+        self._rows: dict[str, Row] = {}
+        self._tests: dict[str, _Test] = {}
+
+    # -- what comes in -----------------------------------------------------------------------
+
+    def report(self, report: pytest.TestReport) -> None:
+        """Take one phase of one test; ``when`` is ``???`` for a test whose worker died."""
+        properties = [(str(name), value) for name, value in report.user_properties]
+        if not any(name.startswith("webaccel_") for name, _ in properties) and lane_of(report.nodeid) is None:
+            return
+        self.used = True
+        test = self._tests.setdefault(report.nodeid, _Test(report.nodeid, _worker_of(report)))
+        test.add(report)
+        for name, value in properties:
+            if name == LANE_PROPERTY:
+                test.lane = "" if value == "none" else str(value)
+            elif name == FAMILY_PROPERTY:
+                test.family = str(value)
+            elif name.startswith("webaccel_"):
+                self.texts([str(value)])
+
+    def texts(self, texts: Iterable[str]) -> None:
+        """Take encoded rows; what is none is counted and left out."""
+        for text in texts:
+            try:
+                row = decode_row(text)
+            except ValueError:
+                self.undecodable += 1
+            else:
+                self._rows[row.row_id] = row
+
+    def spools(self) -> None:
+        """Take what workers left in their spools, also those that died."""
+        if self.session.folder is None or not self.session.folder.is_dir():
+            return
+        from pytest_webaccel.history.spool import scan_spool
+
+        for path in sorted(self.session.folder.glob("*.jsonl")):
+            contents = scan_spool(path)
+            self.undecodable += contents.invalid
+            for row in contents.rows:
+                self._rows.setdefault(row.row_id, row)
+
+    # -- what comes out ----------------------------------------------------------------------
+
+    def rows(self, exit_status: int) -> list[Row]:
+        """Return every row of the run, with its own and those of its tests."""
+        lanes = [row for row in self._rows.values() if isinstance(row, LaneRow)]
+        evidence = {row.lane: row.evidence for row in lanes}
+        if self.session.probed:
+            evidence |= {str(probe.lane): probe.evidence for probe in self.session.table}
+        tests = [test.row(self.session.run_id, evidence) for test in self._tests.values()]
+        return [self._run_row(lanes, exit_status), *tests, *self._rows.values()]
+
+    def data(self, exit_status: int) -> ReportData:
+        """Return what the reports draw."""
+        from pytest_webaccel.report.data import ReportData
+
+        self.spools()
+        notes = [f"{self.undecodable} rows could not be read and are left out"] if self.undecodable else []
+        probes = self.session.table if self.session.probed else ()
+        return ReportData.from_rows(self.rows(exit_status), probes=probes, notes=notes)
+
+    def nothing_accelerated(self, *, narrowed: bool) -> str:
+        """Return why a run that looks green proves nothing about acceleration; empty when it does.
+
+        ``narrowed`` says that the user picked tests by ``-k`` or by id: with accelerated lanes at
+        hand, that is a choice.
+        """
+        settings = self.session.settings
+        if not self.used or any(test.accelerated for test in self._tests.values()):
+            return ""
+        explicit = settings.lanes if settings.lanes is not None else ()
+        if explicit and not any(lane.accelerated and lane.browser is not Browser.FAKE for lane in explicit):
+            return ""
+        if settings.backends is not None and not ACCELERATED & set(settings.backends):
+            return ""
+        if settings.browsers == (Browser.FAKE,):
+            return ""
+        working = [probe for probe in self.session.table if probe.works and probe.lane.accelerated]
+        if narrowed and working:
+            return ""
+        return (
+            "nothing accelerated ran: no test was run on a WebGPU or WebNN lane, so this run is not green. "
+            "`python -m pytest_webaccel doctor` shows what this machine can do; --webaccel-backend=cpu says that "
+            "WebAssembly alone is meant."
+        )
+
+    def _run_row(self, lanes: list[LaneRow], exit_status: int) -> RunRow:
+        settings = self.session.settings
+        missing = {}
+        if self.session.probed:
+            missing = {str(probe.lane): probe.reason for probe in self.session.table if not probe.works}
+        grades = [row.evidence for row in lanes]
+        if not grades and self.session.probed:
+            grades = [probe.evidence for probe in self.session.table if probe.works]
+        versions: dict[str, Any] = {
+            "plugin": __version__,
+            "pytest": pytest.__version__,
+            "python": sys.version.split()[0],
+            "browsers": {row.lane: row.browser_version for row in lanes},
+            "engine": _engine_version(settings.ort),
+            "xdist": _version("pytest-xdist"),
+            "missing_lanes": missing,
+        }
+        return RunRow(
+            run_id=self.session.run_id,
+            row_id=self.session.run_id,
+            evidence=weakest(grades) if grades else Evidence.SOFTWARE,
+            started_at=self._started_at,
+            finished_at=now(),
+            mode=settings.mode,
+            seed=settings.seed,
+            versions=versions,
+            host=platform.node(),
+            exit_status=exit_status,
+        )
+
+
+class _Test:
+    """One test as its phases come in."""
+
+    def __init__(self, test_id: str, worker: str) -> None:
+        self.test_id = test_id
+        self.worker = worker
+        self.lane = str(lane_of(test_id) or "")
+        self.family = ""
+        self._outcome = ""
+        self._reason = ""
+        self._seconds = 0.0
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it ran on a WebGPU or WebNN lane."""
+        lane = lane_of(self.test_id)
+        return lane is not None and lane.accelerated and self._outcome in _RAN
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take one phase; the worst outcome stays."""
+        self._seconds += report.duration
+        if report.when not in {"setup", "call", "teardown"}:
+            self._outcome, self._reason = "crashed", _reason(report)
+        elif report.failed:
+            self._outcome = "failed" if report.when == "call" else "error"
+            self._reason = _reason(report)
+            if hasattr(report, "wasxfail"):
+                self._outcome = "failed"
+        elif report.skipped:
+            self._outcome = "xfailed" if hasattr(report, "wasxfail") else "skipped"
+            self._reason = getattr(report, "wasxfail", "") or _reason(report)
+        elif report.when == "call" and self._outcome == "":
+            self._outcome = "xpassed" if hasattr(report, "wasxfail") else "passed"
+
+    def row(self, run_id: str, evidence: dict[str, Evidence]) -> TestRow:
+        """Return the finished row."""
+        return TestRow(
+            run_id=run_id,
+            row_id=f"{run_id}.{self.test_id}",
+            evidence=evidence.get(self.lane, Evidence.SOFTWARE),
+            test_id=self.test_id,
+            lane=self.lane,
+            worker=self.worker,
+            outcome=self._outcome or "error",
+            duration_ms=self._seconds * 1000,
+            family=self.family,
+            reason=self._reason[:1000],
+        )
+
+
+def _reason(report: pytest.TestReport) -> str:
+    longrepr = report.longrepr
+    if isinstance(longrepr, tuple):
+        return str(longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(longrepr, "reprcrash", None)
+    return str(crash.message if crash is not None else longrepr or "").strip()
+
+
+def _worker_of(report: pytest.TestReport) -> str:
+    node = getattr(report, "node", None)
+    return str(node.gateway.id) if node is not None else "main"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _engine_version(user: Path | None) -> str:
+    from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
+    from pytest_webaccel.errors import WebAccelError
+
+    try:
+        return f"onnxruntime-web {ort_version(ort_dist(user))}"
+    except WebAccelError:
+        return ""
