@@ -134,7 +134,7 @@ class _Controller:
         """Take the rows that a worker had no report for."""
         self.recorder.texts(getattr(node, "workeroutput", {}).get(_ROWS_OUTPUT, ()))
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True, trylast=True)  # inside the terminal's own wrapper, which prints our summary
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
         """Store the run, draw the report, look at the gates; runs after Ctrl-C as well."""
         self.exit_status = int(exitstatus)

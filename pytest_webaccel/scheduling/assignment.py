@@ -11,7 +11,7 @@ from xdist.report import report_collection_diff
 from xdist.workermanage import parse_tx_spec_config
 
 from pytest_webaccel.scheduling.binding import parse_lanes
-from pytest_webaccel.scheduling.dispatch import Dispatcher, expected_ms
+from pytest_webaccel.scheduling.dispatch import DEPTH, Dispatcher, expected_ms
 from pytest_webaccel.terms import Lane
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class LaneScheduling:
         if self.collection is not None and list(collection) != self.collection:
             other = next(iter(self._collections), node)
             self._complain(other, node, self.collection, collection)
+            # It cannot be told tests by their index: it goes home, and nothing waits for it any more.
+            node.shutdown()
+            if self._dispatcher is not None:
+                self._dispatcher.expect_no_more(_lanes(node))
             return
         self._collections[node] = list(collection)
         if self._dispatcher is not None:
@@ -109,7 +113,7 @@ class LaneScheduling:
             return None
         crashed = not node.shutting_down or bool(self._dispatcher.queue(node))
         running = self._dispatcher.remove(node)
-        if crashed and self._dispatcher.waiting:
+        if crashed:
             self._dispatcher.expect(_lanes(node))
         self._feed_all()
         return None if running is None else self.collection[running]
@@ -131,14 +135,38 @@ class LaneScheduling:
     def _feed_all(self) -> None:
         if self._dispatcher is None:
             return
-        for node in self._dispatcher.workers:
-            if node.shutting_down:
-                continue
-            if given := self._dispatcher.feed(node):
-                self._log("to", node.gateway.id, given)
-                node.send_runtest_some(given)
-            if self._dispatcher.idle(node):
-                node.shutdown()
+        given: dict[WorkerController, list[int]] = {node: [] for node in self._dispatcher.workers}
+        # One round for each place in the queue, so that few tests are spread over many workers.
+        for depth in range(1, DEPTH + 1):
+            for node, tests in given.items():
+                if not node.shutting_down:
+                    tests += self._dispatcher.feed(node, depth)
+        for node, tests in given.items():
+            if tests:
+                self._log("to", node.gateway.id, tests)
+                node.send_runtest_some(tests)
+            if node.shutting_down or self._dispatcher.idle(node):
+                self._dispatcher.retire(node)
+                if not node.shutting_down:
+                    node.shutdown()
+        if self._dispatcher.stuck:
+            self._abandon(self._dispatcher.drop_waiting())
+
+    def _abandon(self, tests: Sequence[int]) -> None:
+        """Report as failed what nobody is left to run: never a hang, and never silently green."""
+        for test in tests:
+            nodeid = (self.collection or [])[test]
+            path = nodeid.split("::", maxsplit=1)[0]
+            report = pytest.TestReport(
+                nodeid=nodeid,
+                location=(path, None, path),
+                keywords={},
+                outcome="failed",
+                longrepr=f"{nodeid} was not run: the worker that it waited for crashed, and no worker is left that "
+                "could run it. A collection error above says why the replacement could not.",
+                when="???",  # type: ignore[arg-type] # as xdist marks a test that no worker finished
+            )
+            self.config.hook.pytest_runtest_logreport(report=report)
 
     def _complain(
         self, first: WorkerController, second: WorkerController, expected: Sequence[str], got: Sequence[str]

@@ -55,6 +55,11 @@ class Dispatcher(Generic[Worker]):
         self._coming: list[frozenset[Lane]] = []
 
     @property
+    def workers(self) -> list[Worker]:
+        """The workers present, in the order in which they came."""
+        return list(self._queue)
+
+    @property
     def waiting(self) -> list[int]:
         """The tests that no worker has."""
         return [*self._urgent, *(test for tests in self._waiting.values() for test in tests)]
@@ -117,16 +122,17 @@ class Dispatcher(Generic[Worker]):
             given.append(test)
         return given
 
-    def retire(self, worker: Worker) -> bool:
-        """Whether nothing that waits is for ``worker``; it is then given no more, ever.
+    def idle(self, worker: Worker) -> bool:
+        """Whether nothing that waits is for ``worker``; once it is told that no more comes, :meth:`retire` it.
 
-        It must be told so: that lets it run the last test of its queue. Tests that come back from a
-        crash later are for the crashed worker's replacement.
+        It must be told: that lets it run the last test of its queue. Tests that come back from a crash
+        later are for the crashed worker's replacement.
         """
-        if worker in self._retired or self._choice(worker) is not None:
-            return False
+        return self._choice(worker) is None
+
+    def retire(self, worker: Worker) -> None:
+        """Give ``worker`` no more, ever: it has been told so."""
         self._retired.add(worker)
-        return True
 
     def drop_waiting(self) -> list[int]:
         """Return the tests that no worker has, and hand them out no more."""
