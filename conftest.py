@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,11 @@ pytest_plugins = ["pytester"] if INSTALLED else ["pytester", "pytest_webaccel.pl
 
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A pytester whose runs load the plugin and see nothing of this machine's own settings."""
+    """A pytester whose runs, and their workers, load the plugin and see nothing of this machine's own settings."""
     for name in list(os.environ):
-        if name.startswith("PYTEST_WEBACCEL_") or name.startswith("PYTEST_XDIST_"):
+        if name.startswith(("PYTEST_WEBACCEL_", "PYTEST_XDIST_")) and name != "PYTEST_WEBACCEL_CACHE":
             monkeypatch.delenv(name)
     if not INSTALLED:
-        pytester.plugins.append("pytest_webaccel.plugin")
+        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_webaccel.plugin")
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     return pytester

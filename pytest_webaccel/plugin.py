@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session = SessionInfo.of_controller(settings)
     config.stash[SESSION_KEY] = session
     config.pluginmanager.register(_Controller(config, session), "webaccel-controller")
-    if config.pluginmanager.hasplugin("dsession"):
+    if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_Distribution(config, session), "webaccel-distribution")
 
 

@@ -106,7 +106,7 @@ class Bridge:
     async def _static(self, request: web.Request) -> web.StreamResponse:
         folder, name = request.match_info["folder"], request.match_info["name"]
         path = self._folders.get(folder, Path()) / name
-        if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not path.is_file():
+        if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not _is_file(path):
             raise web.HTTPNotFound
         response = web.FileResponse(path, headers=self._headers("no-cache" if folder == "page" else _IMMUTABLE))
         kind = "text/javascript" if path.suffix in {".mjs", ".js"} else mimetypes.guess_type(name)[0]
@@ -172,3 +172,11 @@ class Bridge:
                 f"connect-src 'self' ws://127.0.0.1:{self.port} blob: data:"
             ),
         )
+
+
+def _is_file(path: Path) -> bool:
+    """Whether ``path`` is a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

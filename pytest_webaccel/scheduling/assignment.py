@@ -106,7 +106,9 @@ class LaneScheduling:
         del node, indices
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Take a worker out; return the test it died in, if it died in one."""
+        """Take a worker out; return the test it died in, if any. Raises KeyError for one that never started."""
+        if node not in self._nodes:
+            raise KeyError(node)
         self._nodes.remove(node)
         self._collections.pop(node, None)
         if self._dispatcher is None or self.collection is None or node not in self._dispatcher.workers:

@@ -66,18 +66,18 @@ class Stage:
                 await channel.request("renew", deadline=30.0)
             yield channel
 
-    @contextlib.contextmanager
-    def stalled(self):
-        """The page's thread is taken."""
+    @contextlib.asynccontextmanager
+    async def stalled(self):
+        """The page's thread is taken; at the end it is free again."""
         if not self.real:
             self.driver.page.stall()
             yield
             self.driver.page.wake()
             return
-        busy = "(() => { const end = performance.now() + 4000; while (performance.now() < end); })()"
+        busy = "(() => { const end = performance.now() + 2500; while (performance.now() < end); })()"
         task = asyncio.ensure_future(self.driver.evaluate(busy, deadline=30.0))
         yield
-        task.cancel()
+        await task
 
     def ort(self, bridge) -> OrtCopy:
         if not self.real:

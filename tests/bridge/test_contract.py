@@ -249,7 +249,7 @@ def test_a_page_that_is_replaced_takes_its_pending_requests_with_it(stage):
 def test_a_page_that_falls_silent_is_noticed(stage, small_limits):
     async def body():
         async with stage.page(limits=small_limits) as channel:
-            with stage.stalled():
+            async with stage.stalled():
                 await seen(channel, Symptom.HEARTBEAT_MISSED)
             assert channel.connected, "a stalled page closes nothing"
             assert (await channel.request("echo", {"value": 4}, deadline=30)).value == 4

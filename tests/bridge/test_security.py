@@ -68,7 +68,7 @@ class Target:
 
     async def refused(self, request: bytes, status: int) -> bytes:
         before = self.state()
-        answer = await asyncio.wait_for(self.raw(request.replace(b"Upgrade: websocket", b"Upgrade: websocket")), 10)
+        answer = await asyncio.wait_for(self.raw(request), 10)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), answer[:300]
         assert self.state() == before
         assert self.token.encode() not in answer
@@ -143,8 +143,8 @@ def test_a_host_that_is_not_ours_is_refused_as_in_dns_rebinding(host, path):
 
 def test_two_hosts_are_refused():
     async def body(target):
-        for status_line in [await target.raw(target.handshake(more=["Host: attacker.example"]))]:
-            assert status_line.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
+        answer = await target.raw(target.handshake(more=["Host: attacker.example", "Connection: close"]))
+        assert answer.split(b" ", 2)[1] in {b"400", b"403"}, answer[:200]
         assert target.channel.session.connected is False
 
     attack(body)
@@ -174,8 +174,9 @@ def test_an_origin_that_is_not_ours_is_refused(origins):
 
 def test_a_foreign_origin_beside_ours_is_refused():
     async def body(target):
-        answer = await target.raw(target.handshake(origins=[target.origin, "http://attacker.example"]))
-        assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
+        both = [target.origin, "http://attacker.example"]
+        answer = await target.raw(target.handshake(origins=both, more=["Connection: close"]))
+        assert answer.split(b" ", 2)[1] in {b"400", b"403"}, answer[:200]
         assert target.channel.session.connected is False
 
     attack(body)
@@ -294,6 +295,8 @@ def test_a_first_message_that_is_no_hello_closes_the_connection(said, code):
         async with target.socket(hello=False) as socket:
             await (socket.send_str if isinstance(said, str) else socket.send_bytes)(said)
             await closed_with(socket, code)
+        while target.channel.session.connected:
+            await asyncio.sleep(0.01)
         assert target.state()[1:] == before[1:]
 
     attack(body)

@@ -27,7 +27,7 @@ def each_fault_under_each_strategy() -> Iterator[Any]:
 
 
 @pytest.mark.webaccel(family="audio")
-@pytest.mark.parametrize((), each_fault_under_each_strategy())
+@pytest.mark.parametrize((), list(each_fault_under_each_strategy()))
 def test_sentence_is_heard_through(webaccel, silero_vad, sentence, reference):
     model = webaccel.load(silero_vad)
     # The first request suffers the fault; every answer is also held against the reference at once.
