@@ -28,6 +28,8 @@ from pytest_webaccel.scheduling.usage import likely
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_webaccel.report.data import ReportData
+
 __all__ = [
     "_webaccel_item",
     "_webaccel_lease",
@@ -63,11 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SESSION_KEY] = session
         config.pluginmanager.register(_Worker(session), "webaccel-worker")
         return
-    try:
-        settings = Settings.from_config(config)
-    except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from error
-    session = SessionInfo.of_controller(settings)
+    session = SessionInfo.of_controller(_settings(config))
     config.stash[SESSION_KEY] = session
     config.pluginmanager.register(_Controller(config, session), "webaccel-controller")
     if config.pluginmanager.hasplugin("xdist"):
@@ -76,14 +74,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With ``--webaccel-doctor``, say what works here instead of running tests."""
-    session = config.stash.get(SESSION_KEY, None)
-    if session is None or not session.settings.doctor:
+    if hasattr(config, "workerinput") or not _settings(config).doctor:
         return None
     from pytest_webaccel.browsers.doctor import examine
 
-    text, status = examine()
-    print(text)  # noqa: T201 - this is what the flag is for
-    return status
+    found = examine()
+    print(found.to_text())  # noqa: T201 - this is what the flag is for
+    return 0 if found.healthy else 1
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -105,6 +102,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             item.user_properties.append((FAMILY_PROPERTY, family))
 
 
+def _settings(config: pytest.Config) -> Settings:
+    try:
+        return Settings.from_config(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
 class _Controller:
     """Hooks of the process that reports: without xdist it is the one that runs the tests, too."""
 
@@ -117,7 +121,7 @@ class _Controller:
         self.exit_status = 0
         from pytest_webaccel.report import pytest_html
 
-        pytest_html.register(config, lambda: self.recorder.data(self.exit_status))
+        pytest_html.register(config, lambda: self._data(self.exit_status))
 
     def pytest_report_header(self) -> list[str] | None:
         """Say what lanes there are; say nothing in a run that has nothing to do with us."""
@@ -156,6 +160,17 @@ class _Controller:
             for message in self.messages:
                 terminalreporter.line(f"ERROR: {message}", red=True)
 
+    def _data(self, exit_status: int) -> ReportData:
+        from pytest_webaccel.report.data import ReportData
+
+        self.recorder.spools()
+        lost = self.recorder.undecodable
+        return ReportData.from_rows(
+            self.recorder.rows(exit_status),
+            probes=self.session.table if self.session.probed else (),
+            notes=[f"{lost} rows could not be read and are left out"] if lost else [],
+        )
+
     def _finish(self, session: pytest.Session) -> None:
         from pytest_webaccel.history.store import record
         from pytest_webaccel.report import gates, standalone, terminal
@@ -170,7 +185,7 @@ class _Controller:
             self.messages.append(message)
         status = 1 if self.messages and self.exit_status in {0, 5} else self.exit_status
         rows = self.recorder.rows(status)
-        data = self.recorder.data(status)
+        data = self._data(status)
         stored = report = None
         if settings.db is not None:
             try:
@@ -214,7 +229,9 @@ class _Distribution:
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker what run it is part of, and the lanes as they were probed."""
         bound = node.gateway.spec.webaccel
-        node.workerinput[_WORKER_INPUT] = self.session.for_worker(bound if isinstance(bound, str) else None)
+        node.workerinput[_WORKER_INPUT] = self.session.for_worker(
+            bound if isinstance(bound, str) else None, spooled=self.used
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:

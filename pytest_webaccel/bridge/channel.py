@@ -52,10 +52,11 @@ class Channel:
     """Requests to one lane's page, over any number of connections and page lives.
 
     ``token`` admits the page's socket and its file requests; it is never logged. ``offer`` hands
-    local files to the page; without it they are fetched from the bridge over HTTP.
+    local files to the page; without it they are fetched from the bridge over HTTP. Files wait in a folder
+    of the channel's own below ``folder``, by default the temporary directory.
     """
 
-    def __init__(self, name: str, limits: Limits | None = None) -> None:
+    def __init__(self, name: str, limits: Limits | None = None, folder: Path | None = None) -> None:
         self.name = name
         self.token = secrets.token_hex(32)
         self.session = ServerSession(limits)
@@ -67,6 +68,7 @@ class Channel:
         self._started: dict[int, asyncio.Event] = {}
         self._paths: dict[str, Path] = {}
         self._placed: dict[int, tuple[Path, ...]] = {}
+        self._parent = folder
         self._directory: Path | None = None
         self._socket: web.WebSocketResponse | None = None
         self._transport: asyncio.Transport | None = None
@@ -383,7 +385,7 @@ class Channel:
 
     def _folder(self) -> Path:
         if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="webaccel-files-"))
+            self._directory = Path(tempfile.mkdtemp(prefix="files-", dir=self._parent))
         return self._directory
 
     def _place(self, path: Path) -> Path:

@@ -31,9 +31,13 @@ _IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 class Bridge:
-    """HTTP server on an ephemeral loopback port, shared by the lanes of one worker."""
+    """HTTP server on an ephemeral loopback port, shared by the lanes of one worker.
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    Files on their way into pages wait below ``folder``, by default the temporary directory.
+    """
+
+    def __init__(self, limits: Limits | None = None, folder: Path | None = None) -> None:
+        self.folder = folder
         self.limits = limits or Limits()
         self.port = 0
         self._channels: dict[str, Channel] = {}
@@ -67,7 +71,7 @@ class Bridge:
 
     def open(self, name: str) -> Channel:
         """Return a new channel; the page that carries its token joins it."""
-        channel = Channel(name, self.limits)
+        channel = Channel(name, self.limits, self.folder)
         self._channels[channel.token] = channel
         return channel
 

@@ -64,10 +64,18 @@ class Profile:
             if gone or time.monotonic() >= until:
                 break
             await asyncio.sleep(_RETRY)
+        self._unlock()
+        return gone
+
+    def discard(self) -> None:
+        """Remove the folder at once, where nothing writes into it any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-        return gone
 
 
 def _created(pid: int) -> int | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytest_webaccel.bridge.server import Bridge
 from pytest_webaccel.browsers.driver import Driver
+from pytest_webaccel.browsers.profiles import Profile
 from pytest_webaccel.engines.onnx import OrtCopy, Placement
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lane import LiveLane
@@ -50,7 +50,7 @@ class Pool:
         self._lanes: dict[Lane, LiveLane] = {}
         self._placements: dict[str, Placement] = {}
         self._ort_copy: OrtCopy | None = None
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Profile | None = None
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
@@ -59,10 +59,10 @@ class Pool:
 
     @property
     def folder(self) -> Path:
-        """A folder of the pool's own, removed with it."""
+        """A folder of the pool's own, removed with it, and by the next run's sweep if this process is killed."""
         if self._scratch is None:
-            self._scratch = tempfile.TemporaryDirectory(prefix="webaccel-pool-")
-        return Path(self._scratch.name)
+            self._scratch = Profile()
+        return self._scratch.path
 
     @contextlib.asynccontextmanager
     async def lease(self, name: Lane, *, deadline: float = _LEASE_S) -> AsyncIterator[LiveLane]:
@@ -94,7 +94,7 @@ class Pool:
         with contextlib.suppress(OSError):
             await self._bridge.stop()
         if self._scratch is not None:
-            self._scratch.cleanup()
+            await self._scratch.remove(deadline=2.0)
 
     def statistics(self) -> list[dict[str, Any]]:
         """Return a snapshot of every lane that was ever asked for."""
@@ -120,6 +120,7 @@ class Pool:
         if self._ort_copy is None:
             folder, version = self._ort()
             if self._bridge.port == 0:
+                self._bridge.folder = self.folder
                 await self._bridge.start()
             self._ort_copy = OrtCopy(folder, version, self._bridge.share(f"ort-{version}", folder))
         if lane.station is None or lane.state is LaneState.FAILED:

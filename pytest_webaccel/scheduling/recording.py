@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -25,9 +25,6 @@ from pytest_webaccel.terms import (
     decode_row,
     now,
 )
-
-if TYPE_CHECKING:
-    from pytest_webaccel.report.data import ReportData
 
 __all__ = ["FAMILY_PROPERTY", "Recorder"]
 
@@ -98,15 +95,6 @@ class Recorder:
             evidence |= {str(probe.lane): probe.evidence for probe in self.session.table}
         tests = [test.row(self.session.run_id, evidence) for test in self._tests.values()]
         return [self._run_row(lanes, exit_status), *tests, *self._rows.values()]
-
-    def data(self, exit_status: int) -> ReportData:
-        """Return what the reports draw."""
-        from pytest_webaccel.report.data import ReportData
-
-        self.spools()
-        notes = [f"{self.undecodable} rows could not be read and are left out"] if self.undecodable else []
-        probes = self.session.table if self.session.probed else ()
-        return ReportData.from_rows(self.rows(exit_status), probes=probes, notes=notes)
 
     def nothing_accelerated(self, *, narrowed: bool) -> str:
         """Return why a run that looks green proves nothing about acceleration; empty when it does.

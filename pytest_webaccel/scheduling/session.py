@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from pytest_webaccel.scheduling.lanes import lane_table
 from pytest_webaccel.terms import Lane, ProbeResult, Row, TransactionRow, encode_row
 
 if TYPE_CHECKING:
+    from pytest_webaccel.browsers.profiles import Profile
     from pytest_webaccel.history.spool import Spool
 
 __all__ = ["LANE_PROPERTY", "SESSION_KEY", "SessionInfo", "row_property"]
@@ -54,6 +53,7 @@ class SessionInfo:
         self._table = table
         self._bound = bound
         self._spool: Spool | None = None
+        self._owned: Profile | None = None
 
     @classmethod
     def of_controller(cls, settings: Settings) -> SessionInfo:
@@ -64,26 +64,32 @@ class SessionInfo:
     def of_worker(cls, given: Mapping[str, Any], worker: str) -> SessionInfo:
         """Return the session of an xdist worker from what :meth:`for_worker` gave it."""
         table = given["table"]
-        folder = Path(given["folder"])
+        folder = Path(given["folder"]) if given["folder"] else None
         return cls(
             Settings.from_json(given["settings"]),
             run_id=given["run_id"],
             worker=worker,
             bound=given["bound"],
             table=None if table is None else tuple(ProbeResult.from_json(entry) for entry in table),
-            folder=folder if folder.is_dir() else None,  # on another host there is none
+            folder=folder if folder is not None and folder.is_dir() else None,  # on another host there is none
         )
 
-    def for_worker(self, bound: str | None) -> dict[str, Any]:
-        """Return what a worker bound to the lanes ``bound`` is told, as execnet can carry it."""
-        if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="webaccel-spool-"))
+    def for_worker(self, bound: str | None, *, spooled: bool) -> dict[str, Any]:
+        """Return what a worker bound to the lanes ``bound`` is told, as execnet can carry it.
+
+        A ``spooled`` one writes its rows to a file as well, which outlives it.
+        """
+        if spooled and self._owned is None:
+            from pytest_webaccel.browsers.profiles import Profile
+
+            self._owned = Profile()
+            self.folder = self._owned.path
         return {
             "settings": self.settings.to_json(),
             "run_id": self.run_id,
             "bound": bound,
             "table": None if self._table is None else [probe.to_json() for probe in self._table],
-            "folder": str(self.folder),
+            "folder": str(self.folder or ""),
         }
 
     @property
@@ -122,8 +128,9 @@ class SessionInfo:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
-        if self.worker == "main" and self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self._owned is not None:
+            self._owned.discard()
+            self._owned = None
 
     def _append(self, row: Row) -> bool:
         if self.worker == "main" or self.folder is None:

@@ -23,6 +23,9 @@ R = TypeVar("R")
 #: Real seconds given to sockets before the clock jumps.
 _GRACE_S = 0.002
 
+#: Seconds by which the loop lets timers be early.
+_RESOLUTION_S = 1e-9
+
 #: Real seconds after which a loop that has no timer and hears nothing is taken for stuck.
 _STUCK_S = 30.0
 
@@ -63,7 +66,8 @@ class _Selector(selectors.DefaultSelector):
             return events
         events = super().select(_GRACE_S)
         if not events:
-            self.clock.advance(timeout)
+            # asyncio runs timers up to its resolution early; past it, no callback finds that it is too soon
+            self.clock.advance(timeout + _RESOLUTION_S)
         return events
 
 
@@ -74,6 +78,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.clock = clock or VirtualClock()
         self._virtual = _Selector(self.clock)
         super().__init__(self._virtual)
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
         """Return the clock's time."""

@@ -10,6 +10,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import duckdb  # noqa: F401 - before pytester: it forgets modules imported in a test, and DuckDB aborts when imported twice
 import pytest
 
 from pytest_webaccel.history import Store

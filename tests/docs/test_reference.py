@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +22,9 @@ from pytest_webaccel.parity.tolerance import TOLERANCES
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.terms import TABLES, Backend, Evidence, Fault, FaultPoint, LaneState, Mode, Strategy, Symptom
 from tests.docs.pages import PAGES, REFERENCE, ROOT, anchors, prose, rows, section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 OTHER_VARIABLES = {"PYTEST_WEBACCEL_CACHE"}
 
@@ -175,7 +178,9 @@ def test_every_word_of_the_vocabulary_is_explained(words: Iterable[str]):
 def test_documented_faults_and_strategies_are_those_that_exist():
     concepts = PAGES["docs/concepts.md"]
     faults = {row[0].strip("`") for row in rows(section(concepts, "## Faults are caused"))[1:]}
-    strategies = {row[0].strip("`") for row in rows(section(concepts, "## Recovery")) if row[0].strip("`") in STRATEGIES}
+    strategies = {
+        row[0].strip("`") for row in rows(section(concepts, "## Recovery")) if row[0].strip("`") in STRATEGIES
+    }
     assert faults == set(INJECTORS) == set(Fault)
     assert strategies == set(STRATEGIES) == set(Strategy)
 
