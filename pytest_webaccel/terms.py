@@ -345,7 +345,7 @@ class LaneRow(Row):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TestRow(Row):
-    """One test on one lane. ``outcome`` is pytest's word, or ``crashed``."""
+    """One test on one lane. ``outcome`` is pytest's word, ``crashed`` or ``interrupted``."""
 
     __test__: ClassVar[bool] = False  # not a test class, whatever pytest reads into the name
     table: ClassVar[str] = "tests"

@@ -214,6 +214,12 @@ class LiveLane:
         try:
             async with asyncio.timeout(deadline):
                 await station.start(deadline=deadline)
+        except TimeoutError:
+            await station.stop()
+            raise LaneUnavailableError(
+                f"lane {self.name} did not start within {deadline:g} s. `python -m pytest_webaccel doctor` shows what "
+                "works here."
+            ) from None
         except BaseException:
             await station.stop()
             raise

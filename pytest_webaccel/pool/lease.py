@@ -77,8 +77,8 @@ class _Story:
     phases: Phases = dataclasses.field(default_factory=Phases)
     attempts: int = 0
     duplicated: int = 0
-    outcome: Outcome = Outcome.FAILED
-    detail: str = ""
+    outcome: Outcome = Outcome.UNKNOWN
+    detail: str = "interrupted before its end"
 
 
 class Lease:
@@ -192,7 +192,7 @@ class Lease:
             try:
                 reply = await self._under_fault(story, injector, request)
             except (RecoveryError, DamagedLaneError, FaultError) as error:
-                story.detail = str(error)[:500]
+                story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
                 if isinstance(error, GivenUpError):
                     story.phases, story.attempts = error.phases, error.attempts
                 raise

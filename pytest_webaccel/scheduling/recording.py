@@ -195,7 +195,7 @@ class _Test:
             test_id=self.test_id,
             lane=self.lane,
             worker=self.worker,
-            outcome=self._outcome or "error",
+            outcome=self._outcome or "interrupted",
             duration_ms=self._seconds * 1000,
             family=self.family,
             reason=self._reason[:1000],

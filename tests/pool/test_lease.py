@@ -179,15 +179,18 @@ def test_a_cancelled_request_leaves_nothing_behind():
     async def body(house):
         async with house.lease() as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
+            cancelled = 0
             for fault in Fault:
                 for pause in (0.0, 0.005, 0.015, 0.05, 0.2):
                     lease.planned[:] = [FaultPlan(fault)]
                     task = asyncio.ensure_future(ask(lease, model))
                     await asyncio.sleep(pause)
                     task.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await task
+                    [outcome] = await asyncio.gather(task, return_exceptions=True)
+                    cancelled += isinstance(outcome, asyncio.CancelledError)
+                    assert outcome == ANSWER or isinstance(outcome, asyncio.CancelledError)
                     assert house.journal.open_transactions() == ()
+            assert cancelled >= 10
             assert lease.lane.state in {LaneState.BUSY, LaneState.READY}
             lease.planned.clear()
             assert await lease.lane.settle()

@@ -1,0 +1,162 @@
+"""Pool and recovery under random schedules of leases, requests and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pytest_webaccel.errors import RecoveryError
+from pytest_webaccel.pool.lease import Lease, Terms
+from pytest_webaccel.terms import Fault, FaultPlan, FaultPoint, LaneState, Outcome, Strategy
+from pytest_webaccel.testing import VirtualLoop
+from tests import models
+from tests.pool.conftest import CPU, GPU, House
+
+strategies = st.sampled_from([Strategy.SIMPLE, Strategy.COORDINATED])
+MODELS = [models.scaled_sum(), models.scaled_sum(shape=("m",))]
+
+
+class PoolAndRecovery(RuleBasedStateMachine):
+    """One test at a time leases one of two lanes, as in a worker; browsers also die between tests."""
+
+    def __init__(self):
+        super().__init__()
+        self.unseen: list = []
+        self.runner = asyncio.Runner(loop_factory=VirtualLoop)
+        self.runner.get_loop().set_exception_handler(lambda loop, context: self.unseen.append(context))
+        self.lease: Lease | None = None
+        self.loaded: dict[int, object] = {}
+        self.number = 0
+        self.planned = 0
+
+    def run(self, work):
+        async def bounded():
+            async with asyncio.timeout(3600):
+                return await work
+
+        return self.runner.run(bounded())
+
+    @initialize(seed=st.integers(0, 1 << 16))
+    def house_is_built(self, seed):
+        self.house = House(seed)
+
+    @rule(lane=st.sampled_from([GPU, CPU]), strategy=strategies)
+    @precondition(lambda self: self.lease is None)
+    def take(self, lane, strategy):
+        async def enter():
+            self.scope = self.house.pool.lease(lane)
+            live = await self.scope.__aenter__()
+            terms = Terms("run", f"test {self.number}", "main", strategy)
+            return Lease(live, terms, self.house.journal, self.house.pool.folder, self.house.rows.append)
+
+        self.lease = self.run(enter())
+        self.loaded = {}
+
+    @rule(which=st.integers(0, 1))
+    @precondition(lambda self: self.lease)
+    def load(self, which):
+        self.loaded[which] = self.run(self.lease.load(MODELS[which], None, deadline=30))
+
+    @rule(data=st.data(), fault=st.none() | st.sampled_from(Fault), at=st.sampled_from(FaultPoint), strategy=strategies)
+    @precondition(lambda self: self.lease and self.loaded)
+    def request(self, data, fault, at, strategy):
+        model = self.loaded[data.draw(st.sampled_from(sorted(self.loaded)))]
+        if fault is not None and not (fault is Fault.DEVICE_LOST and self.lease.lane.name == CPU):
+            self.lease.planned.append(FaultPlan(fault, at, recovery=strategy))
+            self.planned += 1
+        self.number += 1
+        x = np.array([self.number, 2], np.float32)
+        arrays, reply = self.run(self.lease.run(model, {"x": x, "y": x}, deadline=30))
+        assert arrays["z"].tolist() == [4.0 * self.number, 8.0]
+        assert arrays["s"].tolist() == [2.0 * self.number, 4.0]
+        assert reply.executions == 1
+        assert self.lease.lane.here.channel.session.pending == {}
+
+    @rule(at=st.sampled_from(FaultPoint))
+    @precondition(lambda self: self.lease and self.loaded)
+    def request_that_is_not_recovered(self, at):
+        self.lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, at, recovery=Strategy.NONE))
+        self.planned += 1
+        x = np.ones(2, np.float32)
+        try:
+            self.run(self.lease.run(next(iter(self.loaded.values())), {"x": x, "y": x}, deadline=30))
+        except RecoveryError:
+            return
+        raise AssertionError("strategy none answered")
+
+    @rule(fault=st.sampled_from([Fault.CONNECTION_LOST, Fault.BROWSER_CRASH]))
+    @precondition(lambda self: self.lease and self.lease.lane.station and self.lease.lane.here.channel.connected)
+    def inject_by_hand(self, fault):
+        self.run(self.lease.cause(FaultPlan(fault)))
+
+    @rule(data=st.data(), wait=st.sampled_from([0.0, 0.01, 5.0]))
+    @precondition(lambda self: self.lease is None and self.house.fleet.running)
+    def die_between_tests(self, data, wait):
+        running = [driver for driver in self.house.fleet.drivers if driver.pid is not None]
+        driver = data.draw(st.sampled_from(running))
+
+        async def die():
+            driver.kill()
+            await asyncio.sleep(wait)
+
+        self.run(die())
+
+    @rule()
+    @precondition(lambda self: self.lease)
+    def release(self):
+        async def leave():
+            whole = await self.lease.end()
+            state = self.lease.lane.state
+            await self.scope.__aexit__(None, None, None)
+            return whole, state
+
+        whole, _ = self.run(leave())
+        assert whole
+        lane = self.lease.lane
+        assert lane.state is LaneState.READY
+        assert self.run(lane.here.healthy())
+        assert len(self.house.recoveries) == self.planned
+        self.lease = None
+
+    @invariant()
+    def no_transaction_is_left_open(self):
+        if hasattr(self, "house"):
+            assert self.house.journal.open_transactions() == ()
+
+    @invariant()
+    def nothing_runs_twice_in_one_page(self):
+        if hasattr(self, "house"):
+            pages = [page for driver in self.house.fleet.drivers for page in driver.executions]
+            assert all(times == 1 for page in pages for times in page.values())
+
+    @invariant()
+    def no_more_browsers_run_than_lanes_were_started(self):
+        if hasattr(self, "house"):
+            assert self.house.fleet.running <= len(self.house.pool.statistics())
+
+    @invariant()
+    def a_row_is_recovered_unless_nothing_was_tried(self):
+        if hasattr(self, "house"):
+            for row in self.house.recoveries:
+                wanted = Outcome.FAILED if row.strategy == Strategy.NONE else Outcome.RECOVERED
+                assert row.outcome == wanted, row
+                assert row.duplicated == 0
+
+    def teardown(self):
+        if self.lease is not None:
+            self.release()
+        if hasattr(self, "house"):
+            self.run(self.house.pool.stop())
+            assert self.house.fleet.running == 0
+        self.runner.close()
+        gc.collect()
+        assert not self.unseen, self.unseen
+
+
+TestPoolAndRecovery = PoolAndRecovery.TestCase
+TestPoolAndRecovery.settings = settings(max_examples=25, stateful_step_count=14, deadline=None)
