@@ -20,6 +20,6 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
         if name.startswith(("PYTEST_WEBACCEL_", "PYTEST_XDIST_")) and name != "PYTEST_WEBACCEL_CACHE":
             monkeypatch.delenv(name)
     if not INSTALLED:
-        monkeypatch.setenv("PYTEST_PLUGINS", "pytest_webaccel.plugin")
+        pytester.plugins.append("pytest_webaccel.plugin")
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     return pytester

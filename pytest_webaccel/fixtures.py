@@ -37,10 +37,13 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
     session = pytestconfig.stash[SESSION_KEY]
     present: list[pytest.Item] = []
     pytestconfig.stash[_ITEM_KEY] = present
+    ort = session.settings.ort
     if any(probe.lane.browser is Browser.FAKE for probe in session.table):
-        from pytest_webaccel.testing import install_fake_browser
+        from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 
         install_fake_browser(session.settings.seed)
+        if ort is None and all(probe.lane.browser is Browser.FAKE for probe in session.table if probe.works):
+            ort, _ = stand_in_ort()
 
     def record(row: Row) -> None:
         session.record(present[-1] if present else None, row)
@@ -51,7 +54,7 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         worker=session.worker,
         strategy=session.settings.recovery,
         record=record,
-        ort=session.settings.ort,
+        ort=ort,
         headed=session.settings.headed,
     )
     yield worker

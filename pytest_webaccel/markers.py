@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.errors import ConfigurationError
@@ -25,6 +24,8 @@ from pytest_webaccel.terms import (
 from pytest_webaccel.words import pick, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     import pytest
 
 __all__ = ["MARKERS", "Requirement", "check", "fault_plans", "requirement"]
@@ -33,12 +34,16 @@ Word = TypeVar("Word", bound=enum.StrEnum)
 
 #: Lines for ``pytest --markers``.
 MARKERS: tuple[str, ...] = (
-    "webaccel(browser=, backend=, features=, family=, evidence=): run only on lanes of these browsers (chromium, "
-    "chrome, edge, firefox, webkit, fake) and backends (webgpu, webnn, cpu), whose probe reported all these features, "
-    "on evidence of these grades (hardware, software, fake); family is text, vision, audio or multimodal. Each "
-    "takes a word or a list of words.",
-    "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
-    "test and recover by the strategy (simple, coordinated, none); at is before or mid_request, times how often.",
+    (
+        "webaccel(browser=, backend=, features=, family=, evidence=): run only on lanes of these browsers (chromium, "
+        "chrome, edge, firefox, webkit, fake) and backends (webgpu, webnn, cpu), whose probe reported all of these "
+        "features, on evidence of these grades (hardware, software, fake); family is text, vision, audio, multimodal; "
+        "each takes a word or a list of words."
+    ),
+    (
+        "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
+        "test and recover by the strategy (simple, coordinated, none); at is before or mid_request, times how often."
+    ),
 )
 
 

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import os
 import random
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,8 @@ from pytest_webaccel.terms import Backend, Browser, Fault, FaultPlan, FaultPoint
 from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import pytest
 
 __all__ = ["OPTIONS", "Option", "Settings", "add_options", "parse_fault"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _WORKER_INPUT = "webaccel"
+_DISTRIBUTION = "webaccel-distribution"
 _ROWS_OUTPUT = "webaccel_rows"
 
 
@@ -69,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SESSION_KEY] = session
     config.pluginmanager.register(_Controller(config, session), "webaccel-controller")
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_Distribution(config, session), "webaccel-distribution")
+        config.pluginmanager.register(_Distribution(config, session), _DISTRIBUTION)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -119,14 +121,22 @@ class _Controller:
         self.messages: list[str] = []
         self.lines: list[str] = []
         self.exit_status = 0
-        from pytest_webaccel.report import pytest_html
+        # Only where there is a page to add to: the import takes longer than all else here.
+        if config.getoption("htmlpath", None):
+            from pytest_webaccel.report import pytest_html
 
-        pytest_html.register(config, lambda: self._data(self.exit_status))
+            pytest_html.register(config, lambda: self._data(self.exit_status))
 
     def pytest_report_header(self) -> list[str] | None:
-        """Say what lanes there are; say nothing in a run that has nothing to do with us."""
-        if not likely(self.config.args, self.session.settings):
-            return None
+        """Say what lanes there are, where workers will need them: xdist's controller collects nothing itself."""
+        distribution = self.config.pluginmanager.get_plugin(_DISTRIBUTION)
+        return self._lanes() if distribution is not None and distribution.used else None
+
+    def pytest_report_collectionfinish(self) -> list[str] | None:
+        """Say what lanes there are, once a collected test has had them looked for."""
+        return self._lanes() if self.session.probed and self.config.get_verbosity() >= 0 else None
+
+    def _lanes(self) -> list[str]:
         return [f"webaccel: {summary(self.session.table)}", f"webaccel: seed {self.session.settings.seed}"]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -163,6 +173,7 @@ class _Controller:
     def _data(self, exit_status: int) -> ReportData:
         from pytest_webaccel.report.data import ReportData
 
+        self.recorder.texts(self.session.loose)
         self.recorder.spools()
         lost = self.recorder.undecodable
         return ReportData.from_rows(
@@ -176,11 +187,11 @@ class _Controller:
         from pytest_webaccel.report import gates, standalone, terminal
 
         settings = self.session.settings
-        narrowed = bool(self.config.getoption("keyword", "")) or any("::" in argument for argument in self.config.args)
-        rows = self.recorder.rows(self.exit_status)
-        self.messages += gates.check(
-            rows, min_success=settings.min_success, max_recovery_ms=settings.max_recovery_ms
+        narrowed = bool(self.config.getoption("keyword", "") or self.config.getoption("markexpr", "")) or any(
+            "::" in argument for argument in self.config.args
         )
+        rows = self.recorder.rows(self.exit_status)
+        self.messages += gates.check(rows, min_success=settings.min_success, max_recovery_ms=settings.max_recovery_ms)
         if message := self.recorder.nothing_accelerated(narrowed=narrowed):
             self.messages.append(message)
         status = 1 if self.messages and self.exit_status in {0, 5} else self.exit_status
@@ -211,7 +222,12 @@ class _Distribution:
     def __init__(self, config: pytest.Config, session: SessionInfo) -> None:
         self.config = config
         self.session = session
-        self.used = likely(config.args, session.settings)
+
+    @functools.cached_property
+    def used(self) -> bool:
+        """Whether workers will have tests on lanes; looked into only where there are workers."""
+        distributed = self.config.getoption("dist", "no") != "no" and bool(self.config.getoption("tx", None))
+        return distributed and likely(self.config.args, self.session.settings)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:

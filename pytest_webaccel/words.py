@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["pick", "unknown"]
 

@@ -178,7 +178,7 @@ def test_settings_admit_exactly_what_no_restriction_excludes(lane, settings):
 
 def test_the_help_names_the_twins_of_every_flag(pytester, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    text = pytester.runpytest("--help").stdout.str()
+    text = pytester.runpytest_subprocess("--help").stdout.str()
     flat = "".join(text.split())
     for option in OPTIONS:
         assert option.flag in text

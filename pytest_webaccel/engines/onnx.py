@@ -40,8 +40,7 @@ _PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgp
 #: Operators that onnxruntime keeps on the CPU on purpose, because they compute shapes and control
 #: flow rather than tensors. Found there, they are no fallback.
 SHAPE_OPERATORS = frozenset(
-    "And Cast Concat Constant ConstantOfShape Equal Expand Gather Greater Identity If Less Loop MemcpyFromHost "
-    "MemcpyToHost Not Or Range Reshape Scan Shape Size Slice Squeeze Unsqueeze Where".split()
+    ["And", "Cast", "Concat", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Greater", "Identity", "If", "Less", "Loop", "MemcpyFromHost", "MemcpyToHost", "Not", "Or", "Range", "Reshape", "Scan", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze", "Where"]
 )
 
 
@@ -97,13 +96,14 @@ class Placement:
         for entry in entries if isinstance(entries, list) else []:
             if not isinstance(entry, dict):
                 continue
-            provider, count = str(entry.get("provider"))[:64], entry.get("nodes")
-            nodes[provider] = nodes.get(provider, 0) + (count if isinstance(count, int) else 0)
+            provider, count, named = str(entry.get("provider"))[:64], entry.get("nodes"), entry.get("operators")
+            placed = count if type(count) is int and count > 0 else 0
+            nodes[provider] = nodes.get(provider, 0) + placed
             if provider == "CPUExecutionProvider" and backend is not Backend.CPU:
-                operators = [str(name)[:64] for name in entry.get("operators") or []]
+                operators = [str(name)[:64] for name in named] if isinstance(named, list) else []
                 fallbacks.update(name for name in operators if name not in SHAPE_OPERATORS)
-                if not operators and count:
-                    fallbacks["(every operator)"] += count
+                if not operators and placed:
+                    fallbacks["(every operator)"] += placed
         return cls(nodes, dict(fallbacks))
 
 

@@ -104,11 +104,7 @@ class Lease:
         """Load a model into the lane's page; a lane that breaks under it is mended by the strategy."""
         info = await asyncio.to_thread(inspect_model, source, self._folder)
         async with self._journal.transaction("load", self.lane.name, self.terms.test_id):
-            try:
-                loaded = await self.lane.load(info, build, deadline=deadline)
-            except DamagedLaneError as error:
-                again = lambda left: self.lane.load(info, build, deadline=left)  # noqa: E731 - said where it is used
-                loaded = (await self._recover(again, error.damage, error.damage.at, self.terms.strategy)).result
+            loaded = await self._load(info, build, deadline)
         self.models[loaded.key] = info
         return loaded
 
@@ -134,15 +130,7 @@ class Lease:
         if plan is not None:
             return await self._disturbed(plan, model, arrays, outputs, deadline, expect)
         async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
-            request = _Request(self.lane, model, arrays, outputs, deadline)
-            request.send()
-            try:
-                reply = await request.answer()
-            except DamagedLaneError as error:
-                recovery = await self._recover(request.again, error.damage, error.damage.at, self.terms.strategy)
-                reply = recovery.result
-            finally:
-                request.drop()
+            reply = await self._answer(_Request(self.lane, model, arrays, outputs, deadline))
         return dict(reply.tensors), reply
 
     async def cause(self, plan: FaultPlan) -> Damage:
@@ -167,8 +155,29 @@ class Lease:
 
     async def _present(self, model: LoadedModel, deadline: float) -> None:
         """Load the model again where a repair since its load lost it."""
-        if model.key not in self.lane.here.loaded:
-            await self.lane.load(model.info, model.build, deadline=deadline)
+        if self.lane.station is None or model.key not in self.lane.here.loaded:
+            await self._load(model.info, model.build, deadline)
+
+    async def _load(self, info: ModelInfo, build: OrtBuild | None, deadline: float) -> LoadedModel:
+        if self.lane.station is None:  # a repair was interrupted, by Ctrl-C or a deadline
+            await self.lane.settle()
+        try:
+            return await self.lane.load(info, build, deadline=deadline)
+        except DamagedLaneError as error:
+            again = lambda left: self.lane.load(info, build, deadline=left)  # noqa: E731 - said where it is used
+            recovery = await self._recover(again, error.damage, error.damage.at, self.terms.strategy)
+            return cast("LoadedModel", recovery.result)
+
+    async def _answer(self, request: _Request) -> Reply:
+        """Send a request that no fault is planned for; a lane that breaks under it is mended by the strategy."""
+        request.send()
+        try:
+            return await request.answer()
+        except DamagedLaneError as error:
+            recovery = await self._recover(request.again, error.damage, error.damage.at, self.terms.strategy)
+            return cast("Reply", recovery.result)
+        finally:
+            request.drop()
 
     async def _disturbed(
         self,
@@ -182,11 +191,10 @@ class Lease:
         injector = _injector(plan, self.lane)
         story = _Story(plan, plan.recovery or self.terms.strategy, model.info.name)
         async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
-            steady = _Request(self.lane, model, arrays, outputs, deadline)
-            steady.send()
-            begun = time.perf_counter()
-            reference = await steady.answer()
-            story.undisturbed_ms = (time.perf_counter() - begun) * 1000
+            begun, recoveries = time.perf_counter(), self.lane.counts["recoveries"]
+            reference = await self._answer(_Request(self.lane, model, arrays, outputs, deadline))
+            if self.lane.counts["recoveries"] == recoveries:
+                story.undisturbed_ms = (time.perf_counter() - begun) * 1000
             self._stories.append(story)
             request = _Request(self.lane, model, arrays, outputs, deadline)
             try:

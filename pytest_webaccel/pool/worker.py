@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.browsers import Driver, Installation, find, find_all, make_driver
 from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
+from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
@@ -16,10 +18,8 @@ from pytest_webaccel.terms import Browser, Evidence, Lane, LaneRow, ProbeResult,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
-    from pathlib import Path
 
-    from pytest_webaccel.errors import LaneUnavailableError
-from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.pool.lane import LiveLane
 
 __all__ = ["Worker", "installation_of"]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from xdist.remote import Producer
 from xdist.report import report_collection_diff
 from xdist.workermanage import parse_tx_spec_config
 
 from pytest_webaccel.scheduling.binding import parse_lanes
 from pytest_webaccel.scheduling.dispatch import DEPTH, Dispatcher, expected_ms
-from pytest_webaccel.terms import Lane
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from xdist.remote import Producer
     from xdist.workermanage import WorkerController
+
+    from pytest_webaccel.terms import Lane
 
 __all__ = ["LaneScheduling"]
 
@@ -60,9 +62,7 @@ class LaneScheduling:
         """Whether a test waits or runs."""
         if self._dispatcher is None:
             return False
-        return bool(self._dispatcher.waiting) or any(
-            self._dispatcher.queue(node) for node in self._dispatcher.workers
-        )
+        return bool(self._dispatcher.waiting) or any(self._dispatcher.queue(node) for node in self._dispatcher.workers)
 
     def add_node(self, node: WorkerController) -> None:
         """Take note of a worker that started."""

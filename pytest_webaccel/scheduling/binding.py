@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.terms import Backend, Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["WEIGHTS", "bind", "bind_specs", "format_lanes", "parse_lanes"]
 

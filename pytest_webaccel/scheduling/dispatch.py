@@ -9,10 +9,12 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pytest_webaccel.scheduling.lanes import lane_of
-from pytest_webaccel.terms import Lane
+
+if TYPE_CHECKING:
+    from pytest_webaccel.terms import Lane
 
 __all__ = ["DEPTH", "Dispatcher", "expected_ms"]
 

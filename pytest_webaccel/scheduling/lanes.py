@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import WebAccelError
-from pytest_webaccel.options import Settings
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_webaccel.options import Settings
 
 __all__ = ["fake_table", "lane_of", "lane_table", "summary", "weakest"]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
-from pytest_webaccel.options import Settings
 from pytest_webaccel.scheduling.session import SESSION_KEY
 from pytest_webaccel.terms import Mode, ProbeResult, Strategy
+
+if TYPE_CHECKING:
+    from pytest_webaccel.options import Settings
 
 __all__ = ["Choice", "choices", "generate", "webaccel_lane", "webaccel_strategy"]
 

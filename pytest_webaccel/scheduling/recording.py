@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable
 from importlib import metadata
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +23,10 @@ from pytest_webaccel.terms import (
     decode_row,
     now,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["FAMILY_PROPERTY", "Recorder"]
 
@@ -103,7 +105,7 @@ class Recorder:
         hand, that is a choice.
         """
         settings = self.session.settings
-        if not self.used or any(test.accelerated for test in self._tests.values()):
+        if not self.used or self._accelerated():
             return ""
         explicit = settings.lanes if settings.lanes is not None else ()
         if explicit and not any(lane.accelerated and lane.browser is not Browser.FAKE for lane in explicit):
@@ -120,6 +122,15 @@ class Recorder:
             "`python -m pytest_webaccel doctor` shows what this machine can do; --webaccel-backend=cpu says that "
             "WebAssembly alone is meant."
         )
+
+    def _accelerated(self) -> bool:
+        """Whether a test ran on a WebGPU or WebNN lane: its own, or one that it took from the pool."""
+        tests = self._tests.values()
+        if any(test.accelerated for test in tests):
+            return True
+        pooled = any(not test.lane and test.ran for test in tests)
+        used = (lane_of(f"[{getattr(row, 'lane', '')}]") for row in self._rows.values())
+        return pooled and any(lane is not None and lane.accelerated for lane in used)
 
     def _run_row(self, lanes: list[LaneRow], exit_status: int) -> RunRow:
         settings = self.session.settings
@@ -168,7 +179,12 @@ class _Test:
     def accelerated(self) -> bool:
         """Whether it ran on a WebGPU or WebNN lane."""
         lane = lane_of(self.test_id)
-        return lane is not None and lane.accelerated and self._outcome in _RAN
+        return lane is not None and lane.accelerated and self.ran
+
+    @property
+    def ran(self) -> bool:
+        """Whether it got as far as its own code."""
+        return self._outcome in _RAN
 
     def add(self, report: pytest.TestReport) -> None:
         """Take one phase; the worst outcome stays."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ from pytest_webaccel.scheduling.lanes import lane_table
 from pytest_webaccel.terms import Lane, ProbeResult, Row, TransactionRow, encode_row
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_webaccel.browsers.profiles import Profile
     from pytest_webaccel.history.spool import Spool
 

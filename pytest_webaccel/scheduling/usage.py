@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pytest_webaccel.options import Settings
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pytest_webaccel.options import Settings
 
 __all__ = ["MAX_FILES", "likely"]
 
-#: Files looked into before the answer is "yes, for all we know".
+#: Test files looked into before the answer is no.
 MAX_FILES = 2000
 
-_WORD = b"webaccel"
+_WORD = re.compile(rb"\bwebaccel(_\w+)?\b")
 _SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "build", "dist"})
 
 
 def likely(arguments: Iterable[str], settings: Settings) -> bool:
-    """Return whether some setting of ours was given, or a Python file under ``arguments`` mentions us.
+    """Return whether some setting of ours was given, or a test file or conftest under ``arguments`` names us.
 
-    A wrong yes costs one cached probe; a wrong no costs a worker the same probe later.
+    A wrong yes costs a probe that nobody needed; a wrong no costs workers the same probe later, and the
+    binding of workers to lanes. A suite too large to look through wholly counts as no.
     """
     if settings.given:
         return True
     for number, path in enumerate(_files(arguments)):
         if number >= MAX_FILES:
-            return True
+            return False
         try:
-            if _WORD in path.read_bytes():
+            if _WORD.search(path.read_bytes()):
                 return True
         except OSError:
             continue
@@ -36,7 +41,8 @@ def likely(arguments: Iterable[str], settings: Settings) -> bool:
 
 def _files(arguments: Iterable[str]) -> Iterator[Path]:
     for argument in arguments:
-        path = Path(argument.split("::")[0])
+        path = Path(argument.split("::")[0]).absolute()
+        yield from (folder / "conftest.py" for folder in path.parents if (folder / "conftest.py").is_file())
         if path.is_file():
             yield path
         elif path.is_dir():
@@ -52,5 +58,5 @@ def _below(folder: Path) -> Iterator[Path]:
         if entry.is_dir():
             if not entry.name.startswith(".") and entry.name not in _SKIPPED and not entry.is_symlink():
                 yield from _below(entry)
-        elif entry.suffix == ".py":
+        elif entry.suffix == ".py" and "test" in entry.name:
             yield entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ class Stage:
     def __init__(self, runner, driver):
         self.runner = runner
         self.driver = driver
-        self.unretrieved: list = []
+        self.unretrieved: list[Any] = []
         runner.get_loop().set_exception_handler(lambda loop, context: self.unretrieved.append(context))
 
     @property

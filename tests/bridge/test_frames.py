@@ -74,7 +74,7 @@ def test_arbitrary_bytes_are_a_chunk_within_its_tensor_or_a_protocol_error(frame
     assert chunk.offset + chunk.payload.nbytes <= chunk.total
 
 
-@given(json_values | st.fixed_dictionaries({key: json_values for key in ("name", "dtype", "shape", "bytes", "text")}))
+@given(json_values | st.fixed_dictionaries(dict.fromkeys(("name", "dtype", "shape", "bytes", "text"), json_values)))
 @example({"name": "x", "dtype": "float32", "shape": [1 << 39] * 3, "bytes": 4})
 @example({"name": "x", "dtype": "float32", "shape": [True], "bytes": 4})
 @example({"name": "x", "dtype": "string", "shape": [2], "bytes": 0, "text": ["a"]})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,8 +292,8 @@ class LossyConversation(RuleBasedStateMachine):
         self.now = 0.0
         self.lives = 0
         self.up = False
-        self.to_server: deque = deque()
-        self.to_page: deque = deque()
+        self.to_server: deque[Any] = deque()
+        self.to_page: deque[Any] = deque()
         self.answered: dict[int, int] = {}
         self.damaged: set[int] = set()
         self.abandoned: set[int] = set()
@@ -313,9 +314,7 @@ class LossyConversation(RuleBasedStateMachine):
     @precondition(lambda self: len(self.server.pending) < 12)
     def ask(self, size, hold):
         tensors = {"x": np.arange(size, dtype=np.float32), "s": np.array(["a"] * (size % 3), object)}
-        request, effects = self.server.request(
-            "echo", {"size": size}, deadline_at=1e9, tensors=tensors, hold=hold
-        )
+        request, effects = self.server.request("echo", {"size": size}, deadline_at=1e9, tensors=tensors, hold=hold)
         self.asked[request.id] = size
         self.carry_out(effects)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +27,22 @@ class House:
     """A pool, where its rows go, and the browsers it started."""
 
     def __init__(self, seed=0, *, spares=0, **fleet):
-        self.rows: list = []
-        self.started: list = []
+        self.rows: list[Any] = []
+        self.started: list[Any] = []
         self.fleet = FakeFleet(seed, **fleet)
         table = [ProbeResult(Lane(Browser.FAKE, backend), True, Evidence.FAKE) for backend in Backend]
-        table.append(ProbeResult(Lane(Browser.FIREFOX, Backend.WEBNN), False, Evidence.SOFTWARE, reason="no WebNN.", remedy="Use another."))
-        self.pool = Pool(table, lambda probe: self.fleet.make(), stand_in_ort, spares=spares, on_start=self.started.append)
+        table.append(
+            ProbeResult(
+                Lane(Browser.FIREFOX, Backend.WEBNN),
+                False,
+                Evidence.SOFTWARE,
+                reason="no WebNN.",
+                remedy="Use another.",
+            )
+        )
+        self.pool = Pool(
+            table, lambda probe: self.fleet.make(), stand_in_ort, spares=spares, on_start=self.started.append
+        )
         self.journal = Journal(self.rows.append, "run", Evidence.FAKE)
 
     @contextlib.asynccontextmanager
@@ -63,7 +74,7 @@ async def ask(lease, model=None, feeds=FEEDS):
 
 def live(body, **house):
     """Run ``body(house)`` on a virtual clock; afterwards nothing is left running and nothing failed unseen."""
-    unseen: list = []
+    unseen: list[Any] = []
 
     async def main():
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: unseen.append(context))

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
 from pytest_webaccel.pool.lane import MOVES, LiveLane
-from pytest_webaccel.terms import Browser, Backend, Evidence, Lane, LaneState, ProbeResult
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, LaneState, ProbeResult
 from pytest_webaccel.testing import Misbehaviour
 from tests.pool.conftest import ANSWER, CPU, GPU, ask, live
 
@@ -27,7 +28,7 @@ def test_a_lane_is_started_once_and_stays_warm():
 def test_lanes_run_beside_each_other():
     async def body(house):
         async with house.lease(GPU) as one, house.lease(CPU) as two:
-            assert await asyncio.gather(ask(one), ask(two)) == [ANSWER, ANSWER]
+            assert list(await asyncio.gather(ask(one), ask(two))) == [ANSWER, ANSWER]
         assert len(house.fleet.drivers) == 2
 
     live(body)
@@ -169,7 +170,8 @@ def test_a_lane_moves_only_as_the_table_says(before, after):
 
 def test_what_needs_a_started_lane_says_that_it_is_not():
     async def body(house):
-        lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), lambda: None)
+        no_station: Any = None
+        lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), lambda: no_station)
         with pytest.raises(LaneUnavailableError, match="not started"):
             lane.abort_connection()
         with pytest.raises(LaneUnavailableError, match="no spare"):

@@ -69,10 +69,10 @@ def test_an_interrupt_while_waiting_cancels_the_work_and_awaits_its_clean_up(thr
                 assert begun.wait(5)
                 raise KeyboardInterrupt
 
-            future.result = result
+            monkeypatch.setattr(future, "result", result)
         return future
 
-    monkeypatch.setattr(runtime.asyncio, "run_coroutine_threadsafe", interrupted)
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
     with pytest.raises(KeyboardInterrupt):
         thread.call(work(), deadline=30)
     assert cleaned.wait(5)
@@ -92,7 +92,7 @@ def test_stopping_cancels_what_still_runs_and_may_be_asked_twice():
         tasks.append(asyncio.ensure_future(forever()))
         await asyncio.sleep(0)
 
-    tasks: list = []
+    tasks: list[asyncio.Task[None]] = []
     loop.call(begin(), deadline=5)
     loop.stop()
     loop.stop()

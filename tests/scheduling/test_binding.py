@@ -49,7 +49,7 @@ def test_without_lanes_no_worker_is_bound():
 
 @pytest.mark.parametrize(("workers", "weights"), [(0, {}), (1, {ALL[0]: 0.0}), (1, {ALL[0]: float("nan")})])
 def test_what_cannot_be_bound_is_refused(workers, weights):
-    with pytest.raises(ValueError, match="workers|weight"):
+    with pytest.raises(ValueError, match=r"workers|weight"):
         bind([ALL[0]], workers, weights)
 
 
