@@ -6,35 +6,50 @@ Everything heavy is imported when the first of them is used.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_webaccel.errors import LaneUnavailableError
-from pytest_webaccel.faces import Faults, PoolFace, WebAccel
-from pytest_webaccel.markers import fault_plans, requirement
-from pytest_webaccel.scheduling.session import SESSION_KEY, SessionInfo
-from pytest_webaccel.terms import Browser, FaultPlan, ProbeResult, Row, Strategy
+from pytest_webaccel.declarations import PASSED_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pytest_webaccel.faces import Faults, PoolFace, WebAccel
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.scheduling.session import SessionInfo
+    from pytest_webaccel.terms import FaultPlan, ProbeResult, Row, Strategy
 
-__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
+__all__ = ["webaccel", "webaccel_faults", "webaccel_lane", "webaccel_pool", "webaccel_strategy"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
+
+
+@pytest.fixture
+def webaccel_lane(request: pytest.FixtureRequest) -> ProbeResult:
+    """What the probe saw of the lane that this item is for; skips, or fails under strict, where there is none."""
+    from pytest_webaccel.scheduling.parametrization import granted
+    from pytest_webaccel.scheduling.session import session_of
+
+    return granted(request.param, strict=session_of(request.config).settings.strict)
+
+
+@pytest.fixture
+def webaccel_strategy(request: pytest.FixtureRequest) -> Strategy | None:
+    """The recovery strategy that comparative mode gives this item; None otherwise."""
+    return getattr(request, "param", None)
 
 
 @pytest.fixture(scope="session")
 def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
     """This process's loop and pool; ended with the session, also after Ctrl-C."""
     from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.scheduling.session import session_of
+    from pytest_webaccel.terms import Browser
 
-    session = pytestconfig.stash[SESSION_KEY]
+    session = session_of(pytestconfig)
     present: list[pytest.Item] = []
     pytestconfig.stash[_ITEM_KEY] = present
     ort = session.settings.ort
@@ -53,6 +68,7 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         run_id=session.run_id,
         worker=session.worker,
         strategy=session.settings.recovery,
+        spares=session.settings.spares,
         record=record,
         ort=ort,
         headed=session.settings.headed,
@@ -78,17 +94,19 @@ def _webaccel_lease(
     webaccel_lane: ProbeResult,
     webaccel_strategy: Strategy | None,
 ) -> Iterator[Lease]:
-    session = _webaccel_item.config.stash[SESSION_KEY]
-    with contextlib.ExitStack() as stack:
-        try:
-            scope = _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy)
-            lease = stack.enter_context(scope)
-        except LaneUnavailableError as error:
-            if session.settings.strict:
-                raise
-            pytest.skip(str(error))
+    from pytest_webaccel.scheduling.session import session_of
+
+    session = session_of(_webaccel_item.config)
+    with _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy) as lease:
         lease.planned.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
         yield lease
+        if _webaccel_item.stash.get(PASSED_KEY, False) and lease.planned:
+            left = ", ".join(str(plan.fault) for plan in lease.planned)
+            pytest.fail(
+                f"planned and never caused: {left}. The test made {lease.requests} requests; a fault strikes a "
+                "webaccel.run(...). Make one for each fault, or plan fewer.",
+                pytrace=False,
+            )
 
 
 @pytest.fixture
@@ -97,13 +115,10 @@ def webaccel(_webaccel_lease: Lease, _webaccel_item: pytest.Item, _webaccel_work
 
     The test is run once for each lane that fits its ``webaccel`` marker, with the lane in its id.
     """
-    session = _webaccel_item.config.stash[SESSION_KEY]
-    face = WebAccel(
-        _webaccel_worker,
-        _webaccel_lease,
-        strict=session.settings.strict,
-        family=requirement(_webaccel_item).family,
-    )
+    from pytest_webaccel.faces import WebAccel
+
+    strict, family = _strict_and_family(_webaccel_item)
+    face = WebAccel(_webaccel_worker, _webaccel_lease, strict=strict, family=family)
     yield face
     face.finish()
 
@@ -111,21 +126,32 @@ def webaccel(_webaccel_lease: Lease, _webaccel_item: pytest.Item, _webaccel_work
 @pytest.fixture
 def webaccel_faults(_webaccel_lease: Lease, _webaccel_worker: Worker) -> Faults:
     """Faults by hand on the leased lane: ``inject``, ``plan``, ``expect_recovery``."""
+    from pytest_webaccel.faces import Faults
+
     return Faults(_webaccel_worker, _webaccel_lease)
 
 
 @pytest.fixture
 def webaccel_pool(_webaccel_item: pytest.Item, _webaccel_worker: Worker) -> PoolFace:
     """Several lanes in one test: ``lanes``, ``lease(lane)``, ``statistics``."""
-    session = _webaccel_item.config.stash[SESSION_KEY]
-    family = requirement(_webaccel_item).family
-    return PoolFace(_webaccel_worker, _webaccel_item.nodeid, strict=session.settings.strict, family=family)
+    from pytest_webaccel.faces import PoolFace
+
+    strict, family = _strict_and_family(_webaccel_item)
+    return PoolFace(_webaccel_worker, _webaccel_item.nodeid, strict=strict, family=family)
+
+
+def _strict_and_family(item: pytest.Item) -> tuple[bool, str]:
+    from pytest_webaccel.markers import requirement
+    from pytest_webaccel.scheduling.session import session_of
+
+    return session_of(item.config).settings.strict, requirement(item).family
 
 
 def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None) -> list[FaultPlan]:
     """Return the faults of the test's requests, in order: its markers', else one of the run's."""
     from pytest_webaccel.faults import INJECTORS
     from pytest_webaccel.faults.schedule import FaultSchedule, choose
+    from pytest_webaccel.markers import fault_plans
 
     seed = session.settings.seed
     marked = fault_plans(item)

@@ -28,23 +28,9 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["MARKERS", "Requirement", "check", "fault_plans", "requirement"]
+__all__ = ["Requirement", "check", "fault_plans", "requirement"]
 
 Word = TypeVar("Word", bound=enum.StrEnum)
-
-#: Lines for ``pytest --markers``.
-MARKERS: tuple[str, ...] = (
-    (
-        "webaccel(browser=, backend=, features=, family=, evidence=): run only on lanes of these browsers (chromium, "
-        "chrome, edge, firefox, webkit, fake) and backends (webgpu, webnn, cpu), whose probe reported all of these "
-        "features, on evidence of these grades (hardware, software, fake); family is text, vision, audio, multimodal; "
-        "each takes a word or a list of words."
-    ),
-    (
-        "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
-        "test and recover by the strategy (simple, coordinated, none); at is before or mid_request, times how often."
-    ),
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

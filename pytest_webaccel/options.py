@@ -1,18 +1,18 @@
 """Flags, ini values and environment become one frozen :class:`Settings`.
 
-Every option is written once, in :data:`OPTIONS`; its flag, its ini twin and its environment variable
-follow from its name. A flag beats the environment, the environment beats the ini file.
+Every option is declared once, in :data:`pytest_webaccel.declarations.OPTIONS`; its flag, its ini twin and
+its environment variable follow from its name. A flag beats the environment, the environment beats the ini file.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_webaccel.declarations import OPTIONS, Option
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.terms import Backend, Browser, Fault, FaultPlan, FaultPoint, Lane, Mode, Strategy
 from pytest_webaccel.words import pick
@@ -22,44 +22,10 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["OPTIONS", "Option", "Settings", "add_options", "parse_fault"]
+__all__ = ["Settings", "parse_fault"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Option:
-    """One option: ``name`` as in the flag, the :class:`Settings` field it fills, and how its text is read.
-
-    ``parse`` takes the text and the folder that relative paths start from, and raises ValueError.
-    """
-
-    name: str
-    field: str
-    parse: Callable[[str, Path], Any]
-    metavar: str | None
-    help: str
-
-    @property
-    def flag(self) -> str:
-        """The command line flag."""
-        return f"--webaccel-{self.name}"
-
-    @property
-    def ini(self) -> str:
-        """The ini key, which is also the key of the parsed flag."""
-        return f"webaccel_{self.name.replace('-', '_')}"
-
-    @property
-    def environment(self) -> str:
-        """The environment variable."""
-        return f"PYTEST_{self.ini.upper()}"
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether the option is either on or off."""
-        return self.metavar is None
 
 
 def _parts(text: str) -> list[str]:
@@ -112,6 +78,12 @@ def _seed(text: str, _base: Path) -> int:
     return seed
 
 
+def _spares(text: str, _base: Path) -> int:
+    if text.strip() not in {"0", "1"}:
+        raise ValueError(f"{text!r} is neither 0 nor 1")
+    return int(text)
+
+
 def _number(text: str, low: float, high: float, unit: str) -> float:
     try:
         number = float(text)
@@ -122,107 +94,27 @@ def _number(text: str, low: float, high: float, unit: str) -> float:
     return number
 
 
-OPTIONS: tuple[Option, ...] = (
-    Option(
-        "browser",
-        "browsers",
-        lambda text, _: tuple(pick(Browser, part) for part in _parts(text)),
-        "NAME[,NAME]",
-        "Browsers to use: chromium, chrome, edge, firefox, webkit, or fake (no browser at all: proves logic, never "
-        "performance). Default: every browser found in which something works.",
-    ),
-    Option(
-        "backend",
-        "backends",
-        lambda text, _: tuple(pick(Backend, part) for part in _parts(text)),
-        "NAME[,NAME]",
-        "Backends to use: webgpu, webnn, cpu. Default: every one that the probe saw work.",
-    ),
-    Option(
-        "lanes",
-        "lanes",
-        lambda text, _: tuple(_lane(part) for part in _parts(text)),
-        "BROWSER:BACKEND[,...]",
-        "Exactly these lanes, such as chromium:webgpu,chromium:cpu. One that this machine lacks shows as skipped "
-        "tests with the reason.",
-    ),
-    Option(
-        "mode",
-        "mode",
-        lambda text, _: pick(Mode, text),
-        "MODE",
-        "basic (default): each test as written; comparative: each test with a fault under every recovery strategy.",
-    ),
-    Option(
-        "fault",
-        "faults",
-        lambda text, _: tuple(parse_fault(part) for part in _parts(text)),
-        "FAULT[@POINT][,...]",
-        "Faults to cause in every test on a lane, such as browser_crash@mid_request,device_lost. Points: before, "
-        "mid_request (default).",
-    ),
-    Option(
-        "recovery",
-        "recovery",
-        lambda text, _: pick(Strategy, text),
-        "STRATEGY",
-        "How to recover where a test does not say: simple, coordinated (default), none.",
-    ),
-    Option("db", "db", _path, "FILE", "DuckDB file that keeps every run's results. Default: none is written."),
-    Option("report", "report", _path, "FILE", "Write the report as one HTML file; needs no pytest-html."),
-    Option(
-        "seed", "seed", _seed, "N", "Seed of everything random here. Default: a new one, printed so it can be repeated."
-    ),
-    Option(
-        "strict",
-        "strict",
-        _switch,
-        None,
-        "Fail, instead of skip, a test whose lane is not to be had, and fail on silent fallback to the CPU.",
-    ),
-    Option(
-        "min-success",
-        "min_success",
-        lambda text, _: _number(text, 0, 1, ""),
-        "RATE",
-        "Gate: fail the run when less than this share (0 to 1) of the caused faults was recovered from.",
-    ),
-    Option(
-        "max-recovery-ms",
-        "max_recovery_ms",
-        lambda text, _: _number(text, 0, 1e9, "ms"),
-        "MS",
-        "Gate: fail the run when the 95th percentile of recovery times is above this many milliseconds.",
-    ),
-    Option(
-        "ort",
-        "ort",
-        _path,
-        "DIR",
-        "Your own onnxruntime-web, the package's folder or its dist/: the version you ship is the one tested.",
-    ),
-    Option("executable", "executable", _path, "FILE", "Browser binary to start instead of the one found."),
-    Option("headed", "headed", _switch, None, "Show the browsers' windows."),
-    Option(
-        "doctor", "doctor", _switch, None, "Print what browsers and lanes there are, what is missing and why, and exit."
-    ),
-)
-
-_BY_FIELD = {option.field: option for option in OPTIONS}
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Declare every flag and its ini twin."""
-    group = parser.getgroup("webaccel", "models in real browsers: lanes, faults, recovery, evidence")
-    for option in OPTIONS:
-        text = f"{option.help} [{option.ini}, {option.environment}]"
-        if option.is_switch:
-            group.addoption(
-                option.flag, dest=option.ini, default=None, action=argparse.BooleanOptionalAction, help=text
-            )
-        else:
-            group.addoption(option.flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
-        parser.addini(option.ini, option.help, default=None)
+#: How the text of each option is read, by the field it fills: from the text and the folder that relative paths
+#: start from. Each raises ValueError.
+_PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
+    "browsers": lambda text, _: tuple(pick(Browser, part) for part in _parts(text)),
+    "backends": lambda text, _: tuple(pick(Backend, part) for part in _parts(text)),
+    "lanes": lambda text, _: tuple(_lane(part) for part in _parts(text)),
+    "mode": lambda text, _: pick(Mode, text),
+    "faults": lambda text, _: tuple(parse_fault(part) for part in _parts(text)),
+    "recovery": lambda text, _: pick(Strategy, text),
+    "spares": _spares,
+    "db": _path,
+    "report": _path,
+    "seed": _seed,
+    "strict": _switch,
+    "min_success": lambda text, _: _number(text, 0, 1, ""),
+    "max_recovery_ms": lambda text, _: _number(text, 0, 1e9, "ms"),
+    "ort": _path,
+    "executable": _path,
+    "headed": _switch,
+    "doctor": _switch,
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -238,6 +130,7 @@ class Settings:
     mode: Mode = Mode.BASIC
     faults: tuple[FaultPlan, ...] = ()
     recovery: Strategy = Strategy.COORDINATED
+    spares: int = 0
     lanes: tuple[Lane, ...] | None = None
     db: Path | None = None
     report: Path | None = None
@@ -265,7 +158,7 @@ class Settings:
                 continue
             source, raw, base = found
             try:
-                values[option.field] = raw if isinstance(raw, bool) else option.parse(str(raw), base)
+                values[option.field] = raw if isinstance(raw, bool) else _PARSERS[option.field](str(raw), base)
             except ValueError as error:
                 raise ConfigurationError(f"{source}: {error}") from error
             given.add(option.field)

@@ -1,4 +1,8 @@
-"""pytest's and xdist's hooks, and nothing else. Nothing heavy is imported when this module is."""
+"""pytest's and xdist's hooks, and nothing else.
+
+Every pytest run loads this module, so it imports next to nothing; what a hook needs, it imports when it
+first has something to do.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_webaccel import hookspecs
-from pytest_webaccel.errors import ConfigurationError, WebAccelError
+from pytest_webaccel import declarations, hookspecs
 from pytest_webaccel.fixtures import (
     _webaccel_item,
     _webaccel_lease,
     _webaccel_worker,
     webaccel,
     webaccel_faults,
+    webaccel_lane,
     webaccel_pool,
+    webaccel_strategy,
 )
-from pytest_webaccel.markers import MARKERS, check, requirement
-from pytest_webaccel.options import Settings, add_options
-from pytest_webaccel.scheduling import parametrization
-from pytest_webaccel.scheduling.lanes import lane_of, summary
-from pytest_webaccel.scheduling.parametrization import webaccel_lane, webaccel_strategy
-from pytest_webaccel.scheduling.recording import FAMILY_PROPERTY, Recorder
-from pytest_webaccel.scheduling.session import LANE_PROPERTY, SESSION_KEY, SessionInfo
-from pytest_webaccel.scheduling.usage import likely
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from pytest_webaccel.report.data import ReportData
+    from pytest_webaccel.scheduling.recording import Recorder
 
 __all__ = [
     "_webaccel_item",
@@ -42,14 +40,14 @@ __all__ = [
     "webaccel_strategy",
 ]
 
-_WORKER_INPUT = "webaccel"
 _DISTRIBUTION = "webaccel-distribution"
 _ROWS_OUTPUT = "webaccel_rows"
+_PREFIX = "webaccel"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the group ``webaccel``."""
-    add_options(parser)
+    declarations.add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -58,25 +56,28 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the settings, register markers and, in the controller, what records the run."""
-    for line in MARKERS:
+    """Register markers and the hooks of this process; refuse settings that cannot be meant."""
+    for line in declarations.MARKERS:
         config.addinivalue_line("markers", line)
-    given = getattr(config, "workerinput", {}).get(_WORKER_INPUT)
-    if given is not None:
-        session = SessionInfo.of_worker(given, config.workerinput["workerid"])  # type: ignore[attr-defined]
-        config.stash[SESSION_KEY] = session
-        config.pluginmanager.register(_Worker(session), "webaccel-worker")
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Worker(config), "webaccel-worker")
         return
-    session = SessionInfo.of_controller(_settings(config))
-    config.stash[SESSION_KEY] = session
-    config.pluginmanager.register(_Controller(config, session), "webaccel-controller")
+    if declarations.any_given(config):
+        from pytest_webaccel.scheduling.session import session_of
+
+        session_of(config)
+    config.pluginmanager.register(_Controller(config), "webaccel-controller")
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_Distribution(config, session), _DISTRIBUTION)
+        config.pluginmanager.register(_Distribution(config), _DISTRIBUTION)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """With ``--webaccel-doctor``, say what works here instead of running tests."""
-    if hasattr(config, "workerinput") or not _settings(config).doctor:
+    if hasattr(config, "workerinput") or not declarations.any_given(config):
+        return None
+    from pytest_webaccel.scheduling.session import session_of
+
+    if not session_of(config).settings.doctor:
         return None
     from pytest_webaccel.browsers.doctor import examine
 
@@ -87,37 +88,36 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests that use a lane one item for each lane that fits."""
-    parametrization.generate(metafunc)
+    if "webaccel_lane" in metafunc.fixturenames:
+        from pytest_webaccel.scheduling.parametrization import generate
+
+        generate(metafunc)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Refuse markers that cannot be meant, for this test alone; note the lane for the record."""
-    try:
-        check(item)
-        family = requirement(item).family
-    except ConfigurationError as error:
-        pytest.fail(str(error), pytrace=False)
-    if "webaccel_lane" in getattr(item, "fixturenames", ()):
-        item.user_properties.append((LANE_PROPERTY, str(lane_of(item.nodeid) or "none")))
-        if family:
-            item.user_properties.append((FAMILY_PROPERTY, family))
+    uses = any(name.startswith(_PREFIX) for name in getattr(item, "fixturenames", ()))
+    if uses or item.get_closest_marker("webaccel") or item.get_closest_marker("fault"):
+        from pytest_webaccel.scheduling.recording import introduce
+
+        introduce(item, uses=uses)
 
 
-def _settings(config: pytest.Config) -> Settings:
-    try:
-        return Settings.from_config(config)
-    except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from error
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let fixtures know whether the test's own part went well."""
+    report = yield
+    if report.when == "call":
+        item.stash[declarations.PASSED_KEY] = report.passed
+    return report
 
 
 class _Controller:
     """Hooks of the process that reports: without xdist it is the one that runs the tests, too."""
 
-    def __init__(self, config: pytest.Config, session: SessionInfo) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.session = session
-        self.recorder = Recorder(session)
         self.messages: list[str] = []
         self.lines: list[str] = []
         self.exit_status = 0
@@ -125,7 +125,19 @@ class _Controller:
         if config.getoption("htmlpath", None):
             from pytest_webaccel.report import pytest_html
 
-            pytest_html.register(config, lambda: self._data(self.exit_status))
+            pytest_html.register(config, self._data)
+
+    @functools.cached_property
+    def recorder(self) -> Recorder:
+        """What keeps the run, made for the first report that concerns us."""
+        from pytest_webaccel.scheduling.recording import Recorder
+        from pytest_webaccel.scheduling.session import session_of
+
+        return Recorder(session_of(self.config))
+
+    @property
+    def _used(self) -> bool:
+        return "recorder" in self.__dict__ and self.recorder.used
 
     def pytest_report_header(self) -> list[str] | None:
         """Say what lanes there are, where workers will need them: xdist's controller collects nothing itself."""
@@ -134,19 +146,29 @@ class _Controller:
 
     def pytest_report_collectionfinish(self) -> list[str] | None:
         """Say what lanes there are, once a collected test has had them looked for."""
-        return self._lanes() if self.session.probed and self.config.get_verbosity() >= 0 else None
+        from pytest_webaccel.declarations import SESSION_MADE_KEY
+
+        session = self.config.stash.get(SESSION_MADE_KEY, None)
+        return self._lanes() if session is not None and session.probed and self.config.get_verbosity() >= 0 else None
 
     def _lanes(self) -> list[str]:
-        return [f"webaccel: {summary(self.session.table)}", f"webaccel: seed {self.session.settings.seed}"]
+        from pytest_webaccel.scheduling.lanes import summary
+        from pytest_webaccel.scheduling.session import session_of
+
+        session = session_of(self.config)
+        return [f"webaccel: {summary(session.table)}", f"webaccel: seed {session.settings.seed}"]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep every phase."""
-        self.recorder.report(report)
+        """Keep every phase of a test that has to do with us; one whose worker died says so by its id alone."""
+        named = any(str(name).startswith(_PREFIX) for name, _ in report.user_properties)
+        if named or (report.when not in {"setup", "call", "teardown"} and "[" in report.nodeid):
+            self.recorder.report(report)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take the rows that a worker had no report for."""
-        self.recorder.texts(getattr(node, "workeroutput", {}).get(_ROWS_OUTPUT, ()))
+        if rows := getattr(node, "workeroutput", {}).get(_ROWS_OUTPUT, ()):
+            self.recorder.texts(rows)
 
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside the terminal's own wrapper, which prints our summary
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
@@ -155,11 +177,8 @@ class _Controller:
         try:
             yield
         finally:
-            self.recorder.texts(self.session.loose)
-            self.recorder.spools()
-            if self.recorder.used:
-                self._finish(session)
-            self.session.close()
+            if self._used or declarations.any_given(self.config):
+                self._conclude(session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what came of it."""
@@ -170,48 +189,15 @@ class _Controller:
             for message in self.messages:
                 terminalreporter.line(f"ERROR: {message}", red=True)
 
-    def _data(self, exit_status: int) -> ReportData:
-        from pytest_webaccel.report.data import ReportData
+    def _data(self) -> ReportData:
+        from pytest_webaccel.conclusion import report_data
 
-        self.recorder.texts(self.session.loose)
-        self.recorder.spools()
-        lost = self.recorder.undecodable
-        return ReportData.from_rows(
-            self.recorder.rows(exit_status),
-            probes=self.session.table if self.session.probed else (),
-            notes=[f"{lost} rows could not be read and are left out"] if lost else [],
-        )
+        return report_data(self.recorder, self.exit_status)
 
-    def _finish(self, session: pytest.Session) -> None:
-        from pytest_webaccel.history.store import record
-        from pytest_webaccel.report import gates, standalone, terminal
+    def _conclude(self, session: pytest.Session) -> None:
+        from pytest_webaccel.conclusion import conclude
 
-        settings = self.session.settings
-        narrowed = bool(self.config.getoption("keyword", "") or self.config.getoption("markexpr", "")) or any(
-            "::" in argument for argument in self.config.args
-        )
-        rows = self.recorder.rows(self.exit_status)
-        self.messages += gates.check(rows, min_success=settings.min_success, max_recovery_ms=settings.max_recovery_ms)
-        if message := self.recorder.nothing_accelerated(narrowed=narrowed):
-            self.messages.append(message)
-        status = 1 if self.messages and self.exit_status in {0, 5} else self.exit_status
-        rows = self.recorder.rows(status)
-        data = self._data(status)
-        stored = report = None
-        if settings.db is not None:
-            try:
-                record(settings.db, rows, self.session.run_id)
-                stored = settings.db
-            except WebAccelError as error:
-                self.messages.append(str(error))
-        if settings.report is not None:
-            try:
-                report = standalone.write(data, settings.report)
-            except WebAccelError as error:
-                self.messages.append(str(error))
-        self.lines += terminal.lines(data, database=stored, report=report)
-        for more in self.config.hook.pytest_webaccel_summary(data=data):
-            self.lines += more or []
+        self.lines, self.messages = conclude(self.config, self.recorder, self.exit_status)
         if self.messages and session.exitstatus in {0, 5}:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -219,35 +205,35 @@ class _Controller:
 class _Distribution:
     """Hooks of xdist in its controller."""
 
-    def __init__(self, config: pytest.Config, session: SessionInfo) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.session = session
 
     @functools.cached_property
     def used(self) -> bool:
         """Whether workers will have tests on lanes; looked into only where there are workers."""
-        distributed = self.config.getoption("dist", "no") != "no" and bool(self.config.getoption("tx", None))
-        return distributed and likely(self.config.args, self.session.settings)
+        if self.config.getoption("dist", "no") == "no" or not self.config.getoption("tx", None):
+            return False
+        from pytest_webaccel.scheduling.usage import likely
+
+        return declarations.any_given(self.config) or likely(self.config.args)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
         """Bind workers to lanes before they start; a replacement keeps its predecessor's."""
-        if not self.used:
-            return
-        from pytest_webaccel.scheduling.binding import bind_specs
+        if self.used:
+            from pytest_webaccel.scheduling.binding import bind_workers
 
-        try:
-            bind_specs(specs, [probe.lane for probe in self.session.table if probe.works])
-        except ConfigurationError as error:
-            raise pytest.UsageError(str(error)) from error
+            bind_workers(self.config, specs)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker what run it is part of, and the lanes as they were probed."""
-        bound = node.gateway.spec.webaccel
-        node.workerinput[_WORKER_INPUT] = self.session.for_worker(
-            bound if isinstance(bound, str) else None, spooled=self.used
-        )
+        if self.used:
+            from pytest_webaccel.scheduling.session import WORKER_INPUT, session_of
+
+            bound = node.gateway.spec.webaccel
+            given = session_of(self.config).for_worker(bound if isinstance(bound, str) else None)
+            node.workerinput[WORKER_INPUT] = given
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
@@ -256,20 +242,23 @@ class _Distribution:
             return None
         from pytest_webaccel.history.store import expected_durations
         from pytest_webaccel.scheduling.assignment import LaneScheduling
+        from pytest_webaccel.scheduling.session import session_of
 
-        return LaneScheduling(config, log, expected_durations(self.session.settings.db))
+        return LaneScheduling(config, log, expected_durations(session_of(config).settings.db))
 
 
 class _Worker:
     """Hooks of an xdist worker."""
 
-    def __init__(self, session: SessionInfo) -> None:
-        self.session = session
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+    def pytest_sessionfinish(self) -> Iterator[None]:
         """Hand over the rows that belong to no report."""
         yield
-        output: dict[str, Any] = getattr(session.config, "workeroutput", {})
-        output[_ROWS_OUTPUT] = list(self.session.loose)
-        self.session.close()
+        session = self.config.stash.get(declarations.SESSION_MADE_KEY, None)
+        if session is not None:
+            output: dict[str, Any] = getattr(self.config, "workeroutput", {})
+            output[_ROWS_OUTPUT] = list(session.loose)
+            session.close()

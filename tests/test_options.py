@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_webaccel.errors import ConfigurationError
-from pytest_webaccel.options import OPTIONS, Settings
+from pytest_webaccel.declarations import OPTIONS
+from pytest_webaccel.options import Settings
 from pytest_webaccel.terms import Backend, Browser, Fault, FaultPlan, FaultPoint, Lane, Mode, Strategy
 
 plans = st.builds(
@@ -73,6 +74,7 @@ def test_every_flag_is_read(pytester):
         "--webaccel-mode=comparative",
         "--webaccel-fault=browser_crash@before,device_lost",
         "--webaccel-recovery=simple",
+        "--webaccel-spares=1",
         "--webaccel-db=runs.duckdb",
         "--webaccel-report=/elsewhere/report.html",
         "--webaccel-seed=7",
@@ -92,6 +94,7 @@ def test_every_flag_is_read(pytester):
         mode=Mode.COMPARATIVE,
         faults=(FaultPlan(Fault.BROWSER_CRASH, FaultPoint.BEFORE), FaultPlan(Fault.DEVICE_LOST)),
         recovery=Strategy.SIMPLE,
+        spares=1,
         db=here / "runs.duckdb",
         report=Path("/elsewhere/report.html"),
         seed=7,

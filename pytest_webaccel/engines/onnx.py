@@ -40,7 +40,34 @@ _PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgp
 #: Operators that onnxruntime keeps on the CPU on purpose, because they compute shapes and control
 #: flow rather than tensors. Found there, they are no fallback.
 SHAPE_OPERATORS = frozenset(
-    ["And", "Cast", "Concat", "Constant", "ConstantOfShape", "Equal", "Expand", "Gather", "Greater", "Identity", "If", "Less", "Loop", "MemcpyFromHost", "MemcpyToHost", "Not", "Or", "Range", "Reshape", "Scan", "Shape", "Size", "Slice", "Squeeze", "Unsqueeze", "Where"]
+    [
+        "And",
+        "Cast",
+        "Concat",
+        "Constant",
+        "ConstantOfShape",
+        "Equal",
+        "Expand",
+        "Gather",
+        "Greater",
+        "Identity",
+        "If",
+        "Less",
+        "Loop",
+        "MemcpyFromHost",
+        "MemcpyToHost",
+        "Not",
+        "Or",
+        "Range",
+        "Reshape",
+        "Scan",
+        "Shape",
+        "Size",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Where",
+    ]
 )
 
 

@@ -8,77 +8,35 @@ known whether the pool is whole again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
 from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError
 from pytest_webaccel.faults import INJECTORS
-from pytest_webaccel.parity.compare import compare
-from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
-from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
+from pytest_webaccel.pool.request import Arrays, Request
+from pytest_webaccel.pool.story import Story, Terms, contradiction
+from pytest_webaccel.recovery.conductor import ANSWERS, GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.strategies import STRATEGIES
-from pytest_webaccel.terms import (
-    Damage,
-    FaultPlan,
-    FaultPoint,
-    LaneState,
-    OrtBuild,
-    Outcome,
-    Phases,
-    RecoveryRow,
-    Row,
-    Strategy,
-    Symptom,
-)
+from pytest_webaccel.terms import Damage, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Row, Strategy, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faults.injector import Injector
     from pytest_webaccel.pool.lane import LiveLane
-    from pytest_webaccel.pool.station import Station
     from pytest_webaccel.recovery.journal import Journal
 
 __all__ = ["Arrays", "Lease", "Terms"]
 
-Arrays = dict[str, np.ndarray[Any, Any]]
-
 _STARTED_S = 30.0
 _CAUSE_S = 10.0
 _OBSERVE_S = 10.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Terms:
-    """What a lease is held under: where its rows belong, and how damage is to be answered."""
-
-    run_id: str
-    test_id: str
-    worker: str
-    strategy: Strategy
-    budget_s: float = 120.0
-
-
-@dataclasses.dataclass(slots=True)
-class _Story:
-    """One fault and what came of it, until its row can be written."""
-
-    plan: FaultPlan
-    strategy: Strategy
-    model: str
-    undisturbed_ms: float = 0.0
-    phases: Phases = dataclasses.field(default_factory=Phases)
-    attempts: int = 0
-    duplicated: int = 0
-    outcome: Outcome = Outcome.UNKNOWN
-    detail: str = "interrupted before its end"
 
 
 class Lease:
@@ -98,7 +56,8 @@ class Lease:
         self._journal = journal
         self._folder = folder
         self._record = record
-        self._stories: list[_Story] = []
+        self._stories: list[Story] = []
+        self._caused: Story | None = None
 
     async def load(self, source: Path | str | bytes, build: OrtBuild | None, *, deadline: float) -> LoadedModel:
         """Load a model into the lane's page; a lane that breaks under it is mended by the strategy."""
@@ -120,35 +79,63 @@ class Lease:
         """Return the outputs of one request, after whatever fault was planned for it.
 
         ``deadline`` is the request's own, in seconds. ``expect`` is the reference a recovered answer
-        is held against; without it the lane answers once undisturbed, before the fault.
+        is held against; without it the lane answers once more undisturbed: before a planned fault,
+        after one by hand. Raises RecoveryError for a recovered answer that contradicts it.
         """
         arrays = check_feeds(model.info, feeds)
-        await self._present(model, deadline)
+        story = self._take_caused()
+        if story is None:
+            await self._present(model, deadline)
         self.requests += 1
         self.lane.counts["requests"] += 1
-        plan = self.planned.pop(0) if self.planned else None
-        if plan is not None:
-            return await self._disturbed(plan, model, arrays, outputs, deadline, expect)
+        one = _Asked(model, arrays, outputs, deadline, expect)
         async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
-            reply = await self._answer(_Request(self.lane, model, arrays, outputs, deadline))
+            if story is not None:
+                reply = await self._after_cause(story, one)
+            elif self.planned:
+                reply = await self._disturbed(self.planned.pop(0), one)
+            else:
+                reply = await self._answer(self._request(one))
+        self.lane.remember(model, arrays, outputs)
         return dict(reply.tensors), reply
 
     async def cause(self, plan: FaultPlan) -> Damage:
-        """Cause a fault now, outside any request, and return the damage once it is seen."""
+        """Cause a fault now, outside any request, and return the damage once it is seen.
+
+        The next request recovers from it; its row is written when the lease ends.
+        """
         injector = _injector(plan, self.lane)
+        await self.lane.warm_spare()
         self.lane.here.damages.clear()
+        fault_at = asyncio.get_running_loop().time()
         await injector.cause(self.lane, deadline=_CAUSE_S)
-        return await injector.observe(self.lane, deadline=_OBSERVE_S)
+        damage = await injector.observe(self.lane, deadline=_OBSERVE_S)
+        if self._caused is not None:
+            self._caused.detail = "another fault followed before any request"
+        self._caused = Story(
+            plan,
+            plan.recovery or self.terms.strategy,
+            detail="no request followed the fault",
+            damage=damage,
+            fault_at=fault_at,
+        )
+        self._stories.append(self._caused)
+        return damage
+
+    def unfired(self) -> tuple[FaultPlan, ...]:
+        """Return the planned faults that no request has met so far."""
+        return tuple(self.planned)
 
     async def end(self) -> bool:
         """Leave the lane whole for the next test, write the rows; return whether it is whole."""
         whole = await self.lane.settle()
         for story in self._stories:
-            self._write(story, whole)
+            self._record(story.row(self.terms, self.lane, whole=whole))
         self._stories.clear()
+        self._caused = None
         # The page keeps its models, but repairs under a later lease need not bring this one's back: their
         # files may be gone by then.
-        self.lane.wanted.clear()
+        self.lane.forget()
         return whole
 
     # -- inside ------------------------------------------------------------------------------
@@ -161,14 +148,20 @@ class Lease:
     async def _load(self, info: ModelInfo, build: OrtBuild | None, deadline: float) -> LoadedModel:
         if self.lane.station is None:  # a repair was interrupted, by Ctrl-C or a deadline
             await self.lane.settle()
+        again = lambda left: self.lane.load(info, build, deadline=left)  # noqa: E731 - said where it is used
+        if (story := self._take_caused()) is not None:
+            story.model = info.name
+            with _told(story):
+                loaded = cast("LoadedModel", await self._recover_told(story, again))
+                story.outcome, story.detail = Outcome.RECOVERED, "a load was the request that followed"
+            return loaded
         try:
-            return await self.lane.load(info, build, deadline=deadline)
+            return await again(deadline)
         except DamagedLaneError as error:
-            again = lambda left: self.lane.load(info, build, deadline=left)  # noqa: E731 - said where it is used
             recovery = await self._recover(again, error.damage, error.damage.at, self.terms.strategy)
             return cast("LoadedModel", recovery.result)
 
-    async def _answer(self, request: _Request) -> Reply:
+    async def _answer(self, request: Request) -> Reply:
         """Send a request that no fault is planned for; a lane that breaks under it is mended by the strategy."""
         request.send()
         try:
@@ -179,40 +172,59 @@ class Lease:
         finally:
             request.drop()
 
-    async def _disturbed(
-        self,
-        plan: FaultPlan,
-        model: LoadedModel,
-        arrays: Arrays,
-        outputs: Sequence[str] | None,
-        deadline: float,
-        expect: Mapping[str, Any] | None,
-    ) -> tuple[Arrays, Reply]:
+    async def _disturbed(self, plan: FaultPlan, one: _Asked) -> Reply:
+        """Answer undisturbed, then cause the fault and recover the same request."""
         injector = _injector(plan, self.lane)
-        story = _Story(plan, plan.recovery or self.terms.strategy, model.info.name)
-        async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
-            begun, recoveries = time.perf_counter(), self.lane.counts["recoveries"]
-            reference = await self._answer(_Request(self.lane, model, arrays, outputs, deadline))
-            if self.lane.counts["recoveries"] == recoveries:
-                story.undisturbed_ms = (time.perf_counter() - begun) * 1000
-            self._stories.append(story)
-            request = _Request(self.lane, model, arrays, outputs, deadline)
-            try:
-                reply = await self._under_fault(story, injector, request)
-            except (RecoveryError, DamagedLaneError, FaultError) as error:
-                story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
-                if isinstance(error, GivenUpError):
-                    story.phases, story.attempts = error.phases, error.attempts
-                raise
-            finally:
-                request.drop()
-            wrong = _wrong(dict(expect or reference.tensors), reply.tensors)
-            story.duplicated = reply.executions - 1
-            story.outcome = Outcome.FAILED if wrong or story.duplicated else Outcome.RECOVERED
-            story.detail = wrong
-        return dict(reply.tensors), reply
+        story = Story(plan, plan.recovery or self.terms.strategy, one.model.info.name)
+        reference = await self._undisturbed(story, one)
+        self.lane.remember(one.model, one.arrays, one.outputs)
+        await self.lane.warm_spare()
+        self._stories.append(story)
+        with _told(story), contextlib.closing(self._request(one)) as request:
+            reply = await self._under_fault(story, injector, request)
+            self._judge(story, one.expect or reference.tensors, reply)
+        return reply
 
-    async def _under_fault(self, story: _Story, injector: Injector, request: _Request) -> Reply:
+    async def _after_cause(self, story: Story, one: _Asked) -> Reply:
+        """Recover a request that comes after a fault by hand."""
+        story.model = one.model.info.name
+        self.lane.wanted.setdefault(one.model.key, (one.model.info, one.model.build))
+        with _told(story), contextlib.closing(self._request(one)) as request:
+            reply = cast("Reply", await self._recover_told(story, request.again))
+            expected = one.expect or (await self._undisturbed(story, one)).tensors
+            self._judge(story, expected, reply)
+        return reply
+
+    async def _undisturbed(self, story: Story, one: _Asked) -> Reply:
+        begun, recoveries = time.perf_counter(), self.lane.counts["recoveries"]
+        reply = await self._answer(self._request(one))
+        if self.lane.counts["recoveries"] == recoveries:
+            story.undisturbed_ms = (time.perf_counter() - begun) * 1000
+        return reply
+
+    def _judge(self, story: Story, expected: Mapping[str, Any], reply: Reply) -> None:
+        """Say what came of it; raises RecoveryError for an answer that contradicts its reference."""
+        story.duplicated = reply.executions - 1
+        if wrong := contradiction(expected, reply.tensors):
+            story.outcome, story.detail = Outcome.FAILED, wrong
+            raise RecoveryError(
+                f"{self.lane.name}, model {story.model}: the answer recovered after {story.plan.fault} by strategy "
+                f"{story.strategy} contradicts its reference and is not delivered: {wrong}. The reference is expect= "
+                "where given, else the lane's own undisturbed answer."
+            )
+        story.outcome = Outcome.FAILED if story.duplicated else Outcome.RECOVERED
+        story.detail = ""
+
+    def _take_caused(self) -> Story | None:
+        story, self._caused = self._caused, None
+        if story is not None:
+            story.detail = "interrupted before its end"
+        return story
+
+    def _request(self, one: _Asked) -> Request:
+        return Request(self.lane, one.model, one.arrays, one.outputs, one.deadline)
+
+    async def _under_fault(self, story: Story, injector: Injector, request: Request) -> Reply:
         loop = asyncio.get_running_loop()
         middle = story.plan.at is FaultPoint.MID_REQUEST
         waiting: asyncio.Future[Reply] | None = None
@@ -247,6 +259,15 @@ class Lease:
         story.phases, story.attempts = recovery.phases, recovery.attempts
         return cast("Reply", recovery.result)
 
+    async def _recover_told(self, story: Story, again: Any) -> Any:
+        """Recover from a fault by hand. What the test did between seeing it and asking counts as no recovery."""
+        assert story.damage is not None
+        idle = asyncio.get_running_loop().time() - story.damage.at
+        damage = dataclasses.replace(story.damage, at=story.damage.at + idle)
+        recovery = await self._recover(again, damage, story.fault_at + idle, story.strategy)
+        story.phases, story.attempts = recovery.phases, recovery.attempts
+        return recovery.result
+
     async def _recover(self, again: Any, damage: Damage, fault_at: float, strategy: Strategy) -> Recovery[Any]:
         self.lane.counts["recoveries"] += 1
         self.lane.move(LaneState.DEGRADED)
@@ -264,82 +285,31 @@ class Lease:
         finally:
             self.lane.move(LaneState.BUSY)
 
-    def _write(self, story: _Story, whole: bool) -> None:
-        outcome, detail = story.outcome, story.detail
-        if outcome is Outcome.RECOVERED and not whole:
-            outcome, detail = Outcome.FAILED, "the answer came, but the lane was not whole again afterwards"
-        phases = story.phases
-        held = self.lane.here.loaded if self.lane.station is not None else {}
-        self._record(
-            RecoveryRow(
-                run_id=self.terms.run_id,
-                evidence=self.lane.probe.evidence,
-                test_id=self.terms.test_id,
-                lane=str(self.lane.name),
-                fault=str(story.plan.fault),
-                strategy=str(story.strategy),
-                outcome=str(outcome),
-                total_ms=phases.total,
-                detect_ms=phases.detect,
-                reassign_ms=phases.reassign,
-                load_ms=phases.load,
-                restore_ms=phases.restore,
-                replay_ms=phases.replay,
-                attempts=story.attempts,
-                duplicated=story.duplicated,
-                lost=len(set(self.lane.wanted) - set(held)) if outcome is Outcome.RECOVERED else 0,
-                undisturbed_ms=story.undisturbed_ms,
-                worker=self.terms.worker,
-                model=story.model,
-                detail=detail,
-            )
-        )
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a test asked for in one call of :meth:`Lease.run`."""
+
+    model: LoadedModel
+    arrays: Arrays
+    outputs: Sequence[str] | None
+    deadline: float
+    expect: Mapping[str, Any] | None
 
 
-class _Request:
-    """One run, which may have to be asked for again on another page or browser."""
-
-    def __init__(
-        self, lane: LiveLane, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, deadline: float
-    ) -> None:
-        self._lane = lane
-        self._model = model
-        self._arrays = arrays
-        self._outputs = outputs
-        self._deadline = deadline
-        self._station: Station = lane.here
-        self._id = 0
-
-    def send(self, *, hold: bool = False, deadline: float | None = None) -> None:
-        """Send it to the station in service."""
-        self._station = self._lane.here
-        self._id = self._station.engine.send_run(
-            self._model, self._arrays, self._outputs, deadline=deadline or self._deadline, hold=hold
-        )
-
-    async def started(self, *, deadline: float) -> None:
-        """Wait until the page has taken it up."""
-        await self._station.channel.started(self._id, deadline=deadline)
-
-    def release(self) -> None:
-        """Let it go on from where it is held."""
-        self._station.channel.release(self._id)
-
-    async def answer(self) -> Reply:
-        """Wait for its answer."""
-        return await self._station.unless_fatal(self._station.engine.answer(self._model, self._id))
-
-    def drop(self) -> None:
-        """Stop waiting for it, if it is still owed."""
-        self._station.channel.abandon(self._id)
-
-    async def again(self, deadline: float) -> Reply:
-        """Return its answer: the one still owed by the page it was sent to, else of one more sending."""
-        if self._station is self._lane.here and self._station.channel.is_pending(self._id):
-            return await self.answer()
-        self._station.channel.abandon(self._id)
-        self.send(deadline=deadline)
-        return await self.answer()
+@contextlib.contextmanager
+def _told(story: Story) -> Iterator[None]:
+    """Keep in ``story`` how the request within ended, where it raised."""
+    try:
+        yield
+    except (RecoveryError, DamagedLaneError, FaultError) as error:
+        story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
+        if isinstance(error, GivenUpError):
+            story.phases, story.attempts = error.phases, error.attempts
+        raise
+    except ANSWERS as error:
+        story.detail = f"the request itself is at fault: {error}"[:500]
+        raise
 
 
 def _injector(plan: FaultPlan, lane: LiveLane) -> Injector:
@@ -347,17 +317,3 @@ def _injector(plan: FaultPlan, lane: LiveLane) -> Injector:
     if reason := injector.meaning(lane.probe):
         raise FaultError(f"lane {lane.name}: fault {plan.fault} has no meaning here: {reason}")
     return injector
-
-
-def _wrong(expected: Mapping[str, Any], got: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Return what is wrong with ``got``, or nothing."""
-    for name, value in expected.items():
-        if name not in got:
-            return f"output {name!r} is missing"
-        wanted = np.asarray(value)
-        base = tolerance_for(wanted.dtype)
-        # two runs of one model on one lane differ by summation order only; lanes among each other by more
-        difference = compare(wanted, got[name], Tolerance(base.atol * 4, base.rtol * 4))
-        if not difference.agrees:
-            return f"output {name!r}: {difference}"
-    return ""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.terms import Backend, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["WEIGHTS", "bind", "bind_specs", "format_lanes", "parse_lanes"]
+__all__ = ["WEIGHTS", "bind", "bind_specs", "bind_workers", "format_lanes", "parse_lanes"]
 
 #: Relative cost of one test on a backend without a GPU, from measured model runs.
 WEIGHTS: Mapping[Backend, float] = {Backend.WEBGPU: 4.0, Backend.WEBNN: 1.5, Backend.CPU: 1.0}
@@ -69,6 +71,16 @@ def bind_specs(specs: Iterable[Any], lanes: Sequence[Lane]) -> None:
     left = [lane for lane in lanes if lane not in taken] or list(lanes)
     for spec, mine in zip(free, bind(left, len(free)), strict=True):
         spec.webaccel = format_lanes(mine)
+
+
+def bind_workers(config: pytest.Config, specs: Iterable[Any]) -> None:
+    """Bind the workers of xdist to the lanes that work here; raises pytest.UsageError for a bad ``--tx``."""
+    from pytest_webaccel.scheduling.session import session_of
+
+    try:
+        bind_specs(specs, [probe.lane for probe in session_of(config).table if probe.works])
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 def format_lanes(lanes: Iterable[Lane]) -> str:

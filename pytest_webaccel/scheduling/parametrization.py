@@ -9,13 +9,13 @@ import pytest
 
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
-from pytest_webaccel.scheduling.session import SESSION_KEY
+from pytest_webaccel.scheduling.session import session_of
 from pytest_webaccel.terms import Mode, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from pytest_webaccel.options import Settings
 
-__all__ = ["Choice", "choices", "generate", "webaccel_lane", "webaccel_strategy"]
+__all__ = ["Choice", "choices", "generate", "granted"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def generate(metafunc: pytest.Metafunc) -> None:
     """Parametrise a test that uses a lane, over lanes and, in comparative mode, over strategies."""
     if "webaccel_lane" not in metafunc.fixturenames:
         return
-    session = metafunc.config.stash[SESSION_KEY]
+    session = session_of(metafunc.config)
     try:
         items = choices(requirement(metafunc.definition), session.table, session.settings)
         faulty = bool(fault_plans(metafunc.definition))
@@ -67,20 +67,12 @@ def generate(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
 
 
-@pytest.fixture
-def webaccel_lane(request: pytest.FixtureRequest) -> ProbeResult:
-    """What the probe saw of the lane that this item is for; skips, or fails under strict, where there is none."""
-    choice: Choice = request.param
+def granted(choice: Choice, *, strict: bool) -> ProbeResult:
+    """Return the lane of an item; skips, or fails under ``strict``, where there is none."""
     if choice.problem:
         pytest.fail(choice.problem, pytrace=False)
     if choice.objection or choice.probe is None:
-        if request.config.stash[SESSION_KEY].settings.strict:
+        if strict:
             pytest.fail(f"--webaccel-strict: {choice.objection}", pytrace=False)
         pytest.skip(choice.objection)
     return choice.probe
-
-
-@pytest.fixture
-def webaccel_strategy(request: pytest.FixtureRequest) -> Strategy | None:
-    """The recovery strategy that comparative mode gives this item; None otherwise."""
-    return getattr(request, "param", None)

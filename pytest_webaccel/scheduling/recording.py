@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_webaccel import __version__
+from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.markers import check, requirement
 from pytest_webaccel.scheduling.lanes import lane_of, weakest
 from pytest_webaccel.scheduling.session import LANE_PROPERTY, SessionInfo
 from pytest_webaccel.terms import (
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["FAMILY_PROPERTY", "Recorder"]
+__all__ = ["FAMILY_PROPERTY", "Recorder", "introduce"]
 
 #: Report property with the model families of a test's marker.
 FAMILY_PROPERTY = "webaccel_family"
@@ -75,8 +77,9 @@ class Recorder:
             else:
                 self._rows[row.row_id] = row
 
-    def spools(self) -> None:
-        """Take what workers left in their spools, also those that died."""
+    def gather(self) -> None:
+        """Take what came outside reports: this process's own rows, and what workers left in their spools."""
+        self.texts(self.session.loose)
         if self.session.folder is None or not self.session.folder.is_dir():
             return
         from pytest_webaccel.history.spool import scan_spool
@@ -161,6 +164,19 @@ class Recorder:
             host=platform.node(),
             exit_status=exit_status,
         )
+
+
+def introduce(item: pytest.Item, *, uses: bool) -> None:
+    """Note a test's lane and family for the record; fail it, alone, for markers that cannot be meant."""
+    try:
+        check(item)
+        family = requirement(item).family
+    except ConfigurationError as error:
+        pytest.fail(str(error), pytrace=False)
+    if uses:
+        item.user_properties.append((LANE_PROPERTY, str(lane_of(item.nodeid) or "none")))
+        if family:
+            item.user_properties.append((FAMILY_PROPERTY, family))
 
 
 class _Test:

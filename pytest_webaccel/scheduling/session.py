@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_webaccel.declarations import SESSION_MADE_KEY
+from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.options import Settings
 from pytest_webaccel.scheduling.binding import parse_lanes
 from pytest_webaccel.scheduling.lanes import lane_table
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
     from pytest_webaccel.browsers.profiles import Profile
     from pytest_webaccel.history.spool import Spool
 
-__all__ = ["LANE_PROPERTY", "SESSION_KEY", "SessionInfo", "row_property"]
+__all__ = ["LANE_PROPERTY", "WORKER_INPUT", "SessionInfo", "row_property", "session_of"]
+
+#: Key under which a worker is told of the run; None where the controller knows of no use for it.
+WORKER_INPUT = "webaccel"
 
 #: Report property that says which lane a test had; ``none`` where none would do.
 LANE_PROPERTY = "webaccel_lane"
@@ -57,30 +62,25 @@ class SessionInfo:
         self._owned: Profile | None = None
 
     @classmethod
-    def of_controller(cls, settings: Settings) -> SessionInfo:
-        """Return the session of the process that runs the tests itself or hands them out."""
-        return cls(settings, run_id=uuid.uuid4().hex, worker="main")
-
-    @classmethod
     def of_worker(cls, given: Mapping[str, Any], worker: str) -> SessionInfo:
         """Return the session of an xdist worker from what :meth:`for_worker` gave it."""
         table = given["table"]
-        folder = Path(given["folder"]) if given["folder"] else None
+        folder = Path(given["folder"])
         return cls(
             Settings.from_json(given["settings"]),
             run_id=given["run_id"],
             worker=worker,
             bound=given["bound"],
             table=None if table is None else tuple(ProbeResult.from_json(entry) for entry in table),
-            folder=folder if folder is not None and folder.is_dir() else None,  # on another host there is none
+            folder=folder if folder.is_dir() else None,  # on another host there is none
         )
 
-    def for_worker(self, bound: str | None, *, spooled: bool) -> dict[str, Any]:
+    def for_worker(self, bound: str | None) -> dict[str, Any]:
         """Return what a worker bound to the lanes ``bound`` is told, as execnet can carry it.
 
-        A ``spooled`` one writes its rows to a file as well, which outlives it.
+        It writes its rows to a file as well, which outlives it.
         """
-        if spooled and self._owned is None:
+        if self._owned is None:
             from pytest_webaccel.browsers.profiles import Profile
 
             self._owned = Profile()
@@ -90,7 +90,7 @@ class SessionInfo:
             "run_id": self.run_id,
             "bound": bound,
             "table": None if self._table is None else [probe.to_json() for probe in self._table],
-            "folder": str(self.folder or ""),
+            "folder": str(self.folder),
         }
 
     @property
@@ -144,5 +144,30 @@ class SessionInfo:
         return True
 
 
-#: Where the session is kept in ``config.stash``.
-SESSION_KEY = pytest.StashKey[SessionInfo]()
+def session_of(config: pytest.Config) -> SessionInfo:
+    """Return this process's part in the run, made when first asked for.
+
+    Raises pytest.UsageError for settings that cannot be meant.
+    """
+    if SESSION_MADE_KEY not in config.stash:
+        config.stash[SESSION_MADE_KEY] = _begin(config)
+    session: SessionInfo = config.stash[SESSION_MADE_KEY]
+    return session
+
+
+def _begin(config: pytest.Config) -> SessionInfo:
+    told: Mapping[str, Any] = getattr(config, "workerinput", {})
+    if told.get(WORKER_INPUT) is not None:
+        return SessionInfo.of_worker(told[WORKER_INPUT], told["workerid"])
+    try:
+        settings = Settings.from_config(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from error
+    # A worker that was told nothing shares xdist's id of the run with its controller.
+    return SessionInfo(settings, run_id=told.get("testrunuid") or _run_id(config), worker=told.get("workerid", "main"))
+
+
+def _run_id(config: pytest.Config) -> str:
+    distribution = config.pluginmanager.getplugin("dsession")
+    manager = getattr(distribution, "nodemanager", None)
+    return str(getattr(manager, "testrunuid", None) or os.urandom(16).hex())

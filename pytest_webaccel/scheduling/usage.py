@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_webaccel.options import Settings
-
 __all__ = ["MAX_FILES", "likely"]
 
 #: Test files looked into before the answer is no.
@@ -20,14 +18,12 @@ _WORD = re.compile(rb"\bwebaccel(_\w+)?\b")
 _SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "build", "dist"})
 
 
-def likely(arguments: Iterable[str], settings: Settings) -> bool:
-    """Return whether some setting of ours was given, or a test file or conftest under ``arguments`` names us.
+def likely(arguments: Iterable[str]) -> bool:
+    """Return whether a test file or conftest under ``arguments`` names us.
 
     A wrong yes costs a probe that nobody needed; a wrong no costs workers the same probe later, and the
     binding of workers to lanes. A suite too large to look through wholly counts as no.
     """
-    if settings.given:
-        return True
     for number, path in enumerate(_files(arguments)):
         if number >= MAX_FILES:
             return False

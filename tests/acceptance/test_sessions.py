@@ -165,10 +165,10 @@ def test_tests_go_to_the_workers_that_serve_their_lane(pytester):
     pytester.makepyfile(
         """
         import os, pytest
-        from pytest_webaccel.scheduling.session import SESSION_KEY
+        from pytest_webaccel.scheduling.session import session_of
         @pytest.mark.parametrize("n", range(4))
         def test_x(webaccel_lane, n, pytestconfig):
-            session = pytestconfig.stash[SESSION_KEY]
+            session = session_of(pytestconfig)
             assert session.worker == os.environ["PYTEST_XDIST_WORKER"]
             assert webaccel_lane.lane in session.lanes
         """
@@ -256,10 +256,10 @@ def test_the_record_says_what_every_test_on_a_lane_came_to(pytester):
 def test_rows_reach_junit_and_the_database_from_workers(pytester):
     pytester.makepyfile(
         """
-        from pytest_webaccel.scheduling.session import SESSION_KEY
+        from pytest_webaccel.scheduling.session import session_of
         from pytest_webaccel.terms import MeasurementRow
         def test_x(webaccel_lane, request):
-            session = request.config.stash[SESSION_KEY]
+            session = session_of(request.config)
             lane = str(webaccel_lane.lane)
             row = MeasurementRow(run_id=session.run_id, evidence="fake", test_id=request.node.nodeid, lane=lane,
                 model="m", family="", engine="onnx", bits=32, metric="t", value=1.5, unit="ms")
@@ -285,10 +285,10 @@ def test_a_dead_workers_rows_are_in_the_record(pytester):
     pytester.makepyfile(
         """
         import os
-        from pytest_webaccel.scheduling.session import SESSION_KEY
+        from pytest_webaccel.scheduling.session import session_of
         from pytest_webaccel.terms import MeasurementRow
         def test_x(webaccel_lane, request):
-            session = request.config.stash[SESSION_KEY]
+            session = session_of(request.config)
             row = MeasurementRow(run_id=session.run_id, evidence="fake", test_id=request.node.nodeid, lane="fake:cpu",
                 model="m", family="", engine="onnx", bits=32, metric="t", value=1.5, unit="ms")
             session.record(request.node, row)

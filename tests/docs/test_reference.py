@@ -16,8 +16,8 @@ from pytest_webaccel.engines.onnx import AUTOMATIC_BUILDS
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.history.columns import columns
 from pytest_webaccel.history.schema import VERSION
-from pytest_webaccel.markers import MARKERS
-from pytest_webaccel.options import OPTIONS
+from pytest_webaccel.declarations import MARKERS
+from pytest_webaccel.declarations import OPTIONS
 from pytest_webaccel.parity.tolerance import TOLERANCES
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.terms import TABLES, Backend, Evidence, Fault, FaultPoint, LaneState, Mode, Strategy, Symptom

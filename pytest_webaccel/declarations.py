@@ -1,0 +1,197 @@
+"""What pytest is told when it starts: flags, their ini and environment twins, and markers.
+
+This is all that a run without a lane pays for, so nothing here imports anything of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any, NamedTuple
+
+import pytest
+
+__all__ = ["MARKERS", "OPTIONS", "PASSED_KEY", "SESSION_MADE_KEY", "Option", "add_options", "any_given"]
+
+#: Where a process keeps its :class:`~pytest_webaccel.scheduling.session.SessionInfo`, once it has one.
+SESSION_MADE_KEY = pytest.StashKey[Any]()
+
+#: Whether a test's own part, without set-up and clean-up, passed.
+PASSED_KEY = pytest.StashKey[bool]()
+
+
+class Option(NamedTuple):
+    """One option: ``name`` as in the flag, and the field of :class:`~pytest_webaccel.options.Settings` it fills."""
+
+    name: str
+    field: str
+    metavar: str | None
+    help: str
+
+    @property
+    def flag(self) -> str:
+        """The command line flag."""
+        return f"--webaccel-{self.name}"
+
+    @property
+    def ini(self) -> str:
+        """The ini key, which is also the key of the parsed flag."""
+        return f"webaccel_{self.name.replace('-', '_')}"
+
+    @property
+    def environment(self) -> str:
+        """The environment variable."""
+        return f"PYTEST_{self.ini.upper()}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the option is either on or off."""
+        return self.metavar is None
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "browser",
+        "browsers",
+        "NAME[,NAME]",
+        "Browsers to use: chromium, chrome, edge, firefox, webkit, or fake (no browser at all: proves logic, never "
+        "performance). Default: every browser found in which something works.",
+    ),
+    Option(
+        "backend",
+        "backends",
+        "NAME[,NAME]",
+        "Backends to use: webgpu, webnn, cpu. Default: every one that the probe saw work.",
+    ),
+    Option(
+        "lanes",
+        "lanes",
+        "BROWSER:BACKEND[,...]",
+        "Exactly these lanes, such as chromium:webgpu,chromium:cpu. One that this machine lacks shows as skipped "
+        "tests with the reason.",
+    ),
+    Option(
+        "mode",
+        "mode",
+        "MODE",
+        "basic (default): each test as written; comparative: each test with a fault under every recovery strategy.",
+    ),
+    Option(
+        "fault",
+        "faults",
+        "FAULT[@POINT][,...]",
+        "Faults to cause in every test on a lane, such as browser_crash@mid_request,device_lost. Points: before, "
+        "mid_request (default).",
+    ),
+    Option(
+        "recovery",
+        "recovery",
+        "STRATEGY",
+        "How to recover where a test does not say: simple, coordinated (default), none.",
+    ),
+    Option(
+        "spares",
+        "spares",
+        "N",
+        "Warm spares that each lane keeps, 0 (default) or 1: a started browser with the lane's models loaded, which "
+        "coordinated recovery fails over to. Each costs a browser's memory.",
+    ),
+    Option(
+        "db",
+        "db",
+        "FILE",
+        "DuckDB file that keeps every run's results. Default: none is written.",
+    ),
+    Option(
+        "report",
+        "report",
+        "FILE",
+        "Write the report as one HTML file; needs no pytest-html.",
+    ),
+    Option(
+        "seed",
+        "seed",
+        "N",
+        "Seed of everything random here. Default: a new one, printed so it can be repeated.",
+    ),
+    Option(
+        "strict",
+        "strict",
+        None,
+        "Fail, instead of skip, a test whose lane is not to be had, and fail on silent fallback to the CPU.",
+    ),
+    Option(
+        "min-success",
+        "min_success",
+        "RATE",
+        "Gate: fail the run when less than this share (0 to 1) of the caused faults was recovered from.",
+    ),
+    Option(
+        "max-recovery-ms",
+        "max_recovery_ms",
+        "MS",
+        "Gate: fail the run when the 95th percentile of recovery times is above this many milliseconds.",
+    ),
+    Option(
+        "ort",
+        "ort",
+        "DIR",
+        "Your own onnxruntime-web, the package's folder or its dist/: the version you ship is the one tested.",
+    ),
+    Option(
+        "executable",
+        "executable",
+        "FILE",
+        "Browser binary to start instead of the one found.",
+    ),
+    Option(
+        "headed",
+        "headed",
+        None,
+        "Show the browsers' windows.",
+    ),
+    Option(
+        "doctor",
+        "doctor",
+        None,
+        "Print what browsers and lanes there are, what is missing and why, and exit.",
+    ),
+)
+
+#: Lines for ``pytest --markers``.
+MARKERS: tuple[str, ...] = (
+    (
+        "webaccel(browser=, backend=, features=, family=, evidence=): run only on lanes of these browsers (chromium, "
+        "chrome, edge, firefox, webkit, fake) and backends (webgpu, webnn, cpu), whose probe reported all of these "
+        "features, on evidence of these grades (hardware, software, fake); family is text, vision, audio, multimodal; "
+        "each takes a word or a list of words."
+    ),
+    (
+        "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
+        "test and recover by the strategy (simple, coordinated, none); at is before or mid_request, times how often."
+    ),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare every flag and its ini twin."""
+    group = parser.getgroup("webaccel", "models in real browsers: lanes, faults, recovery, evidence")
+    for option in OPTIONS:
+        text = f"{option.help} [{option.ini}, {option.environment}]"
+        if option.is_switch:
+            group.addoption(
+                option.flag, dest=option.ini, default=None, action=argparse.BooleanOptionalAction, help=text
+            )
+        else:
+            group.addoption(option.flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
+        parser.addini(option.ini, option.help, default=None)
+
+
+def any_given(config: pytest.Config) -> bool:
+    """Return whether any option of ours was set, by flag, environment or ini."""
+    return any(
+        config.getoption(option.ini, default=None) is not None
+        or os.environ.get(option.environment)
+        or config.getini(option.ini)
+        for option in OPTIONS
+    )

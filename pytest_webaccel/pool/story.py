@@ -1,0 +1,90 @@
+"""What a lease tells of one fault: how it was met, until its row can be written."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.parity.compare import compare
+from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
+from pytest_webaccel.terms import Damage, FaultPlan, Outcome, Phases, RecoveryRow, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_webaccel.pool.lane import LiveLane
+
+__all__ = ["Story", "Terms", "contradiction"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Terms:
+    """What a lease is held under: where its rows belong, and how damage is to be answered."""
+
+    run_id: str
+    test_id: str
+    worker: str
+    strategy: Strategy
+    budget_s: float = 120.0
+
+
+@dataclasses.dataclass(slots=True)
+class Story:
+    """One fault and what came of it. ``damage`` and ``fault_at`` (seconds, loop's clock) are of a fault by hand."""
+
+    plan: FaultPlan
+    strategy: Strategy
+    model: str = ""
+    undisturbed_ms: float = 0.0
+    phases: Phases = dataclasses.field(default_factory=Phases)
+    attempts: int = 0
+    duplicated: int = 0
+    outcome: Outcome = Outcome.UNKNOWN
+    detail: str = "interrupted before its end"
+    damage: Damage | None = None
+    fault_at: float = 0.0
+
+    def row(self, terms: Terms, lane: LiveLane, *, whole: bool) -> RecoveryRow:
+        """Return the row, once it is known whether the lane is ``whole`` again."""
+        outcome, detail = self.outcome, self.detail
+        if outcome is Outcome.RECOVERED and not whole:
+            outcome, detail = Outcome.FAILED, "the answer came, but the lane was not whole again afterwards"
+        held = lane.here.loaded if lane.station is not None else {}
+        return RecoveryRow(
+            run_id=terms.run_id,
+            evidence=lane.probe.evidence,
+            test_id=terms.test_id,
+            lane=str(lane.name),
+            fault=str(self.plan.fault),
+            strategy=str(self.strategy),
+            outcome=str(outcome),
+            total_ms=self.phases.total,
+            detect_ms=self.phases.detect,
+            reassign_ms=self.phases.reassign,
+            load_ms=self.phases.load,
+            restore_ms=self.phases.restore,
+            replay_ms=self.phases.replay,
+            attempts=self.attempts,
+            duplicated=self.duplicated,
+            lost=len(set(lane.wanted) - set(held)) if outcome is Outcome.RECOVERED else 0,
+            undisturbed_ms=self.undisturbed_ms,
+            worker=terms.worker,
+            model=self.model,
+            detail=detail,
+        )
+
+
+def contradiction(expected: Mapping[str, Any], got: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Return in what ``got`` contradicts ``expected``: output and worst element; empty where it does not."""
+    for name, value in expected.items():
+        if name not in got:
+            return f"output {name!r} is missing"
+        wanted = np.asarray(value)
+        base = tolerance_for(wanted.dtype)
+        # two runs of one model on one lane differ by summation order only; lanes among each other by more
+        difference = compare(wanted, got[name], Tolerance(base.atol * 4, base.rtol * 4))
+        if not difference.agrees:
+            return f"output {name!r}: {difference}"
+    return ""
