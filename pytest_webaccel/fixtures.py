@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.scheduling.session import SessionInfo
     from pytest_webaccel.terms import FaultPlan, ProbeResult, Row, Strategy
 
-__all__ = ["webaccel", "webaccel_faults", "webaccel_lane", "webaccel_pool", "webaccel_strategy"]
+__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from onnx import TensorProto, helper
 
 
 @functools.cache
-def scaled_sum(elem_type: int = TensorProto.FLOAT, shape: tuple[object, ...] = ("n",)) -> bytes:
+def scaled_sum(elem_type: int = TensorProto.FLOAT, shape: tuple[str | int | None, ...] = ("n",)) -> bytes:
     """z = (x + y) * 2 under names x, y, z; also the sum alone as ``s``."""
     two = helper.make_tensor("two", elem_type, [], [2])
     return _model(
@@ -43,7 +44,7 @@ def failing_reshape() -> bytes:
     )
 
 
-def _model(nodes: list, inputs: list, outputs: list, constants: list | None = None) -> bytes:
+def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: list[Any] | None = None) -> bytes:
     graph = helper.make_graph(nodes, "small", inputs, outputs, constants or [])
     opset = [helper.make_opsetid("", 17)]
     data: bytes = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.declarations import OPTIONS
+from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.options import Settings
 from pytest_webaccel.terms import Backend, Browser, Fault, FaultPlan, FaultPoint, Lane, Mode, Strategy
 

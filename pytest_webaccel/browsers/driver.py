@@ -7,10 +7,12 @@ knows which browser it is stands behind this Protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_webaccel.terms import Browser, Damage
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DamageListener", "Driver"]
 

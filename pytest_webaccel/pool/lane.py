@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
 from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    import numpy as np
 
     from pytest_webaccel.browsers.driver import Driver
     from pytest_webaccel.engines.models import ModelInfo
@@ -37,12 +40,30 @@ MOVES: Mapping[LaneState, frozenset[LaneState]] = {
 }
 
 _START_S = 60.0
+#: Bytes of feeds that a lane keeps for its spare at most.
+_REMEMBERED_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Feeds:
+    """What a model was last fed, and which outputs were asked for."""
+
+    feeds: Mapping[str, np.ndarray[Any, Any]]
+    outputs: Sequence[str] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays."""
+        return sum(array.nbytes for array in self.feeds.values())
 
 
 class LiveLane:
-    """One lane of a worker's pool. ``make_station`` makes a station, not started, for it."""
+    """One lane of a worker's pool.
 
-    def __init__(self, probe: ProbeResult, make_station: Callable[[], Station]) -> None:
+    ``make_station`` makes a station, not started, for it; ``spares`` is how many warm spares it keeps (0 or 1).
+    """
+
+    def __init__(self, probe: ProbeResult, make_station: Callable[[], Station], *, spares: int = 0) -> None:
         self.probe = probe
         self.name: Lane = probe.lane
         self.state = LaneState.INITIALIZING
@@ -51,6 +72,9 @@ class LiveLane:
         self.wanted: dict[str, tuple[ModelInfo, OrtBuild]] = {}
         self.counts = {"leases": 0, "requests": 0, "recoveries": 0, "starts": 0, "damages": 0}
         self.in_use = asyncio.Lock()
+        self.spares = spares
+        self._asked: dict[str, _Feeds] = {}
+        self._sparing = asyncio.Lock()
         self._make_station = make_station
         self._background: set[asyncio.Task[None]] = set()
 
@@ -97,7 +121,25 @@ class LiveLane:
         chosen = station.engine.choose(build)
         loaded = await station.load(info, chosen, deadline=deadline)
         self.wanted[loaded.key] = (info, chosen)
+        self.keep_spare()
         return loaded
+
+    def remember(
+        self, model: LoadedModel, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None
+    ) -> None:
+        """Keep what a model was fed, to warm a spare with; not when a lane's feeds come to more than 64 MiB."""
+        if not self.spares:
+            return
+        others = sum(one.nbytes for key, one in self._asked.items() if key != model.key)
+        feeding = _Feeds(feeds, outputs)
+        if others + feeding.nbytes <= _REMEMBERED_BYTES:
+            self._asked[model.key] = feeding
+            self.keep_spare()
+
+    def forget(self) -> None:
+        """Need no model any more: the lease is over. Pages keep those that they have."""
+        self.wanted.clear()
+        self._asked.clear()
 
     async def unload(self, loaded: LoadedModel, *, deadline: float = 5.0) -> None:
         """Free a model here."""
@@ -106,11 +148,32 @@ class LiveLane:
             await self.here.engine.unload(loaded, deadline=deadline)
 
     async def prepare_spare(self, *, deadline: float = _START_S) -> None:
-        """Start a spare and load the lane's models into it."""
-        if self.spare is None:
-            spare = await self._new_station(deadline)
-            self.spare = spare
-        await self._fill(self.spare, deadline)
+        """Start a spare, load the lane's models into it, and run each once with what it was last fed."""
+        async with self._sparing:
+            if self.spare is not None and not await self.spare.healthy():
+                broken, self.spare = self.spare, None
+                await broken.stop()
+            if self.spare is None:
+                spare = await self._new_station(deadline)
+                self.spare = spare
+            spare = self.spare
+            await self._fill(spare, deadline)
+            for key, asked in list(self._asked.items()):
+                if key in spare.loaded:
+                    await spare.warm(spare.loaded[key], asked.feeds, asked.outputs, deadline)
+
+    def keep_spare(self) -> None:
+        """Have the spare made ready in the background, where the lane keeps one and it is not."""
+        if self.spares and not self.spare_ready:
+            self._spawn(self.prepare_spare())
+
+    async def warm_spare(self) -> None:
+        """Wait until the spare is ready, where the lane keeps one; a spare that cannot be had is done without."""
+        if self.spares and not self.spare_ready:
+            try:
+                await self.prepare_spare()
+            except (WebAccelError, TimeoutError) as error:
+                _log.warning("lane %s: no spare could be made ready: %s", self.name, error)
 
     async def settle(self, *, deadline: float = 30.0) -> bool:
         """Wait for repairs under way, then mend what is still broken; return whether the lane is whole."""
@@ -135,8 +198,11 @@ class LiveLane:
 
     @property
     def spare_ready(self) -> bool:
-        """Whether a spare is up and holds every model the lane must hold."""
-        return self.spare is not None and self.spare.channel.connected and set(self.wanted) <= set(self.spare.loaded)
+        """Whether a spare is up, holds every model the lane must hold, and has run those that the lane has run."""
+        spare = self.spare
+        if spare is None or not spare.channel.connected or not set(self.wanted) <= set(spare.loaded):
+            return False
+        return set(self._asked) & set(self.wanted) <= spare.ran
 
     @property
     def models(self) -> int:

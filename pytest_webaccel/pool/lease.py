@@ -153,7 +153,7 @@ class Lease:
             story.model = info.name
             with _told(story):
                 loaded = cast("LoadedModel", await self._recover_told(story, again))
-                story.outcome, story.detail = Outcome.RECOVERED, "a load was the request that followed"
+                story.outcome, story.detail = Outcome.RECOVERED, "recovered by the load that followed"
             return loaded
         try:
             return await again(deadline)
@@ -170,7 +170,7 @@ class Lease:
             recovery = await self._recover(request.again, error.damage, error.damage.at, self.terms.strategy)
             return cast("Reply", recovery.result)
         finally:
-            request.drop()
+            request.close()
 
     async def _disturbed(self, plan: FaultPlan, one: _Asked) -> Reply:
         """Answer undisturbed, then cause the fault and recover the same request."""
@@ -182,7 +182,7 @@ class Lease:
         self._stories.append(story)
         with _told(story), contextlib.closing(self._request(one)) as request:
             reply = await self._under_fault(story, injector, request)
-            self._judge(story, one.expect or reference.tensors, reply)
+        self._judge(story, one.expect or reference.tensors, reply)
         return reply
 
     async def _after_cause(self, story: Story, one: _Asked) -> Reply:
@@ -192,7 +192,7 @@ class Lease:
         with _told(story), contextlib.closing(self._request(one)) as request:
             reply = cast("Reply", await self._recover_told(story, request.again))
             expected = one.expect or (await self._undisturbed(story, one)).tensors
-            self._judge(story, expected, reply)
+        self._judge(story, expected, reply)
         return reply
 
     async def _undisturbed(self, story: Story, one: _Asked) -> Reply:

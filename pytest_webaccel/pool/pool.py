@@ -15,7 +15,7 @@ from pytest_webaccel.engines.onnx import OrtCopy, Placement
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
-from pytest_webaccel.terms import Lane, LaneState, ProbeResult
+from pytest_webaccel.terms import Evidence, Lane, LaneState, ProbeResult
 
 __all__ = ["DriverMaker", "Pool"]
 
@@ -56,6 +56,11 @@ class Pool:
     def lanes(self) -> tuple[Lane, ...]:
         """Lanes that work on this machine, started or not."""
         return tuple(lane for lane, probe in self._table.items() if probe.works)
+
+    def evidence(self, name: Lane) -> Evidence:
+        """Return the grade of what is measured on a lane; the weakest for one that is not of this run."""
+        probe = self._table.get(name)
+        return probe.evidence if probe is not None else Evidence.FAKE
 
     @property
     def folder(self) -> Path:
@@ -107,9 +112,10 @@ class Pool:
         if lane is None:
             probe = self._table.get(name)
             if probe is None or not probe.works:
-                reason = f"{probe.reason} {probe.remedy}" if probe else "it is not among this run's lanes"
+                there = ", ".join(map(str, self.lanes)) or "none"
+                reason = f"{probe.reason} {probe.remedy}" if probe else f"it is not among this run's lanes ({there})."
                 raise LaneUnavailableError(f"lane {name} is not to be had: {reason}")
-            lane = self._lanes[name] = LiveLane(probe, lambda: self._station(probe))
+            lane = self._lanes[name] = LiveLane(probe, lambda: self._station(probe), spares=self._spares)
         return lane
 
     def _station(self, probe: ProbeResult) -> Station:
@@ -128,5 +134,4 @@ class Pool:
             self._on_start(lane)
         elif not await lane.station.healthy() and not await lane.settle():
             raise LaneUnavailableError(f"lane {lane.name} broke between two tests and could not be started again")
-        if self._spares and lane.spare is None:
-            await lane.prepare_spare()
+        lane.keep_spare()

@@ -11,8 +11,10 @@ from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailab
 from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
 
     from pytest_webaccel.bridge.channel import Channel
     from pytest_webaccel.bridge.server import Bridge
@@ -47,6 +49,7 @@ class Station:
         self.lane = lane
         self.driver = driver
         self.loaded: dict[str, LoadedModel] = {}
+        self.ran: set[str] = set()
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._bridge = bridge
@@ -66,14 +69,15 @@ class Station:
             await self.new_page(deadline=deadline)
         except (BrowserError, RemoteError, DamagedLaneError, TimeoutError) as error:
             await self.stop()
+            why = str(error).strip().rstrip(".") or type(error).__name__
             raise LaneUnavailableError(
-                f"lane {self.lane} did not start: {error}. `python -m pytest_webaccel doctor` shows what works here."
+                f"lane {self.lane} did not start: {why}. `python -m pytest_webaccel doctor` shows what works here."
             ) from error
 
     async def new_page(self, *, deadline: float) -> None:
         """Replace the page in the same browser; what the old one held is gone."""
         instances = self.channel.session.instances
-        self.loaded.clear()
+        self._forget_models()
         self.damages.clear()  # a crash of the page that goes must not count against the one that comes
         async with asyncio.timeout(deadline):
             await self.driver.open(self._bridge.page_url(self.channel, self.lane.backend), deadline=deadline)
@@ -83,7 +87,7 @@ class Station:
 
     async def new_device(self, *, deadline: float) -> None:
         """Have the page drop its sessions and take a new device; its models are gone."""
-        self.loaded.clear()
+        self._forget_models()
         for request_id in list(self.channel.session.pending):
             self.channel.abandon(request_id)
         await self.unless_fatal(self.channel.request("renew", deadline=deadline))
@@ -108,6 +112,16 @@ class Station:
         self._placements[key] = loaded.placement
         self.loaded[key] = loaded
         return loaded
+
+    async def warm(
+        self, model: LoadedModel, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None, deadline: float
+    ) -> None:
+        """Run a model once, unless it has run here: a first run compiles, later ones do not."""
+        if model.key in self.ran:
+            return
+        request = self.engine.send_run(model, feeds, outputs, deadline=deadline)
+        await self.unless_fatal(self.engine.answer(model, request))
+        self.ran.add(model.key)
 
     async def healthy(self, *, deadline: float = 2.0) -> bool:
         """Whether browser, page, socket and device answer now."""
@@ -151,6 +165,10 @@ class Station:
             await self._bridge.close(self.channel)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _forget_models(self) -> None:
+        self.loaded.clear()
+        self.ran.clear()
 
     async def _offer(self, paths: Sequence[Path], deadline: float) -> None:
         await self.driver.offer_files(paths, deadline=deadline)

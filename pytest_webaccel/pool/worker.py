@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
-from pytest_webaccel.terms import Browser, Evidence, Lane, LaneRow, ProbeResult, Row, Strategy
+from pytest_webaccel.terms import Browser, Evidence, Lane, LaneRow, ProbeResult, Row, Strategy, TransactionRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -30,7 +31,11 @@ _END_S = 60.0
 
 
 class Worker:
-    """Everything of ours in one pytest process. ``record`` takes rows as they come."""
+    """Everything of ours in one pytest process.
+
+    ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps (0 or 1). ``held``
+    are the leases that have not ended.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class Worker:
         record: Callable[[Row], None],
         ort: Path | None = None,
         headed: bool = False,
+        spares: int = 0,
     ) -> None:
         self.run_id = run_id
         self.worker = worker
@@ -50,9 +56,9 @@ class Worker:
         self._ort = ort
         self._headed = headed
         self._loop = LoopThread()
-        evidence = min((probe.evidence for probe in table if probe.works), default=Evidence.FAKE)
-        self._journal = Journal(record, run_id, evidence)
-        self.pool = Pool(table, self._driver, self._onnxruntime, on_start=self._note_lane)
+        self.held: dict[Lane, Lease] = {}
+        self.pool = Pool(table, self._driver, self._onnxruntime, spares=spares, on_start=self._note_lane)
+        self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
 
     def call(self, work: Coroutine[Any, Any, T], *, deadline: float) -> T:
         """Run ``work`` in the loop; see :meth:`LoopThread.call`."""
@@ -60,15 +66,27 @@ class Worker:
 
     @contextlib.contextmanager
     def lease(self, lane: Lane, test_id: str, strategy: Strategy | None = None) -> Iterator[Lease]:
-        """Lease a lane for a test. It ends always, and with it the lane is made whole again."""
+        """Lease a lane for a test. It ends always, and with it the lane is made whole again.
+
+        Raises LaneUnavailableError with the reason, at once where this process holds the lane already.
+        """
+        if lane in self.held:
+            holder = self.held[lane].terms.test_id
+            whose = "this test" if holder == test_id else holder
+            raise LaneUnavailableError(
+                f"lane {lane} is not free: {whose} holds it already. Use the lease that it has (the fixture webaccel, or "
+                "an open webaccel_pool.lease), or end that one first."
+            )
         scope = self.pool.lease(lane)
         live = self.call(scope.__aenter__(), deadline=_LEASE_S)
         try:
             terms = Terms(self.run_id, test_id, self.worker, strategy or self.strategy)
             lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
+            self.held[lane] = lease
             try:
                 yield lease
             finally:
+                del self.held[lane]
                 self.call(lease.end(), deadline=_END_S)
         finally:
             self.call(scope.__aexit__(None, None, None), deadline=_END_S)
@@ -86,6 +104,10 @@ class Worker:
     def _onnxruntime(self) -> tuple[Path, str]:
         folder = ort_dist(self._ort)
         return folder, ort_version(folder)
+
+    def _record_move(self, row: TransactionRow) -> None:
+        """Record a transaction's move, graded as its own lane is: the journal serves lanes of every grade."""
+        self.record(dataclasses.replace(row, evidence=self.pool.evidence(Lane.parse(row.lane))))
 
     def _note_lane(self, lane: LiveLane) -> None:
         self.record(

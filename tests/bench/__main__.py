@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_") and path.stem != "common"
+    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if "def main(" in path.read_text()
 )
 
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_webaccel.pool.lane import LiveLane
-from pytest_webaccel.pool.worker import Worker
 from tests.bench.common import arguments, chromium_table, finish, row, start_worker
 from tests.bench.peers import PlaywrightPage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.pool.worker import Worker
 
 MIB = 1 << 20
 EVALUATE_BYTES = 1 * MIB

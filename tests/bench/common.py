@@ -6,15 +6,17 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import Browser, ProbeResult, Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def arguments(name: str, given: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,9 +70,7 @@ def chromium_table() -> tuple[ProbeResult, ...]:
 
 
 def start_worker(table: Sequence[ProbeResult]) -> Worker:
-    return Worker(
-        table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None
-    )
+    return Worker(table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None)
 
 
 def finish(name: str, rows: list[dict[str, Any]], table: Sequence[ProbeResult], out: Path | None) -> None:

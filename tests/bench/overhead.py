@@ -12,11 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.bench.common import arguments, chromium_table, finish, row, start_worker
 from tests.bench.peers import PlaywrightPage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _SUITE = """
 def test_plain(index):

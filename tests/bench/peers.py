@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_webaccel.pool.worker import installation_of
-from pytest_webaccel.terms import ProbeResult
+
+if TYPE_CHECKING:
+    from pytest_webaccel.terms import ProbeResult
 
 
 class PlaywrightPage(contextlib.AbstractContextManager["PlaywrightPage"]):

@@ -13,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from pytest_webaccel.report.statistics import wilson
 from tests.bench.common import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def leftovers(before: set[int], scratch: Path) -> list[str]:
@@ -51,11 +54,14 @@ def one_run(root: Path, scratch: Path, seed: int) -> tuple[bool, str, list[tuple
         check=False,
         timeout=900,
     )
-    with duckdb.connect(str(database), read_only=True) as connection:
-        rows = connection.execute("select fault, strategy, outcome, total_ms from recoveries").fetchall()
-    database.unlink()
+    rows = []
+    if database.exists():
+        with duckdb.connect(str(database), read_only=True) as connection:
+            rows = connection.execute("select fault, strategy, outcome, total_ms from recoveries").fetchall()
     left = leftovers(before, scratch)
-    trouble = left + [f"{fault} {strategy}: {outcome}" for fault, strategy, outcome, _ in rows if outcome != "recovered"]
+    trouble = left + [
+        f"{fault} {strategy}: {outcome}" for fault, strategy, outcome, _ in rows if outcome != "recovered"
+    ]
     if done.returncode:
         trouble.append(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
     if not rows:
@@ -79,7 +85,10 @@ def main(given: Sequence[str] | None = None) -> int:
             seconds.append(time.perf_counter() - begun)
         good += well
         recoveries += rows
-        print(f"run {index + 1}/{runs}: {'well' if well else trouble} ({len(rows)} recoveries, {seconds[-1]:.0f} s)", flush=True)
+        print(
+            f"run {index + 1}/{runs}: {'well' if well else trouble} ({len(rows)} recoveries, {seconds[-1]:.0f} s)",
+            flush=True,
+        )
     recovered = sum(outcome == "recovered" for _, _, outcome, _ in recoveries)
     low = wilson(recovered, len(recoveries)).low if recoveries else 0.0
     print(f"{good} of {runs} runs well; {recovered} of {len(recoveries)} faults recovered (Wilson 95 % low {low:.4f})")

@@ -15,8 +15,8 @@ from pytest_webaccel.__main__ import _parser
 from pytest_webaccel.browsers import find
 from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.browsers.install.ort import ort_dist
-from pytest_webaccel.errors import InstallError
 from pytest_webaccel.declarations import OPTIONS
+from pytest_webaccel.errors import InstallError
 from pytest_webaccel.terms import Browser
 from tests.docs.pages import ROOT, Block, blocks, files
 

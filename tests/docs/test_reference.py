@@ -12,12 +12,11 @@ from pytest_webaccel import errors, faces, fixtures, hookspecs, testing
 from pytest_webaccel.__main__ import _parser
 from pytest_webaccel.bridge.frames import CHUNK_BYTES, HEADER_BYTES
 from pytest_webaccel.bridge.protocol import PROTOCOL_VERSION, Limits
+from pytest_webaccel.declarations import MARKERS, OPTIONS
 from pytest_webaccel.engines.onnx import AUTOMATIC_BUILDS
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.history.columns import columns
 from pytest_webaccel.history.schema import VERSION
-from pytest_webaccel.declarations import MARKERS
-from pytest_webaccel.declarations import OPTIONS
 from pytest_webaccel.parity.tolerance import TOLERANCES
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.terms import TABLES, Backend, Evidence, Fault, FaultPoint, LaneState, Mode, Strategy, Symptom
