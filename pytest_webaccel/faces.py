@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import statistics
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.errors import ConfigurationError, FaultError, LaneUnavailableError, ModelError, RecoveryError
+from pytest_webaccel.errors import (
+    ConfigurationError,
+    FaultError,
+    LaneUnavailableError,
+    ModelError,
+    RecoveryError,
+    WebAccelError,
+)
 from pytest_webaccel.terms import (
     Damage,
     Engine,
@@ -23,6 +31,7 @@ from pytest_webaccel.terms import (
     Row,
     Strategy,
 )
+from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Faults", "PoolFace", "WebAccel"]
 
+Word = TypeVar("Word", bound=enum.StrEnum)
+
 #: Seconds that a load or a run may take when the test does not say.
 DEADLINE_S = 60.0
 
@@ -45,6 +56,9 @@ _ASK_AGAIN_S = 0.005
 
 #: Seconds beyond a request's own deadline that recovery may take.
 RECOVERY_S = 150.0
+
+#: Seconds that a fault by hand may take, a spare made ready before it included.
+_INJECT_S = 90.0
 
 
 class WebAccel:
@@ -72,9 +86,7 @@ class WebAccel:
         """
         chosen = None
         if build is not None:
-            if build not in set(OrtBuild):
-                raise ConfigurationError(f"build={build!r} is unknown; known: {', '.join(OrtBuild)}")
-            chosen = OrtBuild(build)
+            chosen = _word(OrtBuild, build, "build", ConfigurationError)
         loaded = self._worker.call(self._lease.load(source, chosen, deadline=timeout), deadline=timeout + RECOVERY_S)
         self._note_placement(loaded)
         return loaded
@@ -136,7 +148,7 @@ class WebAccel:
                 self._worker.record(
                     ParityRow(
                         run_id=self._worker.run_id,
-                        evidence=self.probe.evidence,
+                        evidence=self._worker.pool.evidence(Lane.parse(lane)),
                         test_id=self._lease.terms.test_id,
                         lane=lane,
                         model=model.info.name,
@@ -218,7 +230,9 @@ class WebAccel:
             return model, self._worker.call(
                 self._lease.run(model, feeds, deadline=timeout), deadline=2 * timeout + RECOVERY_S
             )[0]
-        with self._worker.lease(name, self._lease.terms.test_id) as other:
+        held = self._worker.held.get(name)  # by this test, through the pool
+        scope = self._worker.lease(name, self._lease.terms.test_id) if held is None else contextlib.nullcontext(held)
+        with scope as other:
             loaded = self._worker.call(
                 other.load(model.info.path, build, deadline=timeout), deadline=timeout + RECOVERY_S
             )
@@ -233,21 +247,29 @@ class Faults:
         self._worker = worker
         self._lease = lease
 
-    def inject(self, name: str) -> Damage:
+    def inject(self, name: str, *, recovery: str | None = None) -> Damage:
         """Cause a fault now and return the damage that was seen.
 
-        The next request meets a damaged lane and is recovered by the run's strategy. Raises
-        FaultError where the fault has no meaning on this lane, or did no harm.
+        The next request meets a damaged lane and is recovered by ``recovery``, by default the run's
+        strategy; what came of it is recorded as for a planned fault. Raises FaultError for an unknown
+        fault, and where it has no meaning on this lane or did no harm; ConfigurationError for an
+        unknown strategy.
         """
-        return self._worker.call(self._lease.cause(FaultPlan(self._fault(name))), deadline=30.0)
+        plan = FaultPlan(_word(Fault, name, "fault", FaultError), recovery=_strategy(recovery))
+        return self._worker.call(self._lease.cause(plan), deadline=_INJECT_S)
 
     def plan(self, name: str, *, recovery: str | None = None, at: str = "mid_request", times: int = 1) -> None:
-        """Plan a fault for the next ``times`` requests, as the ``fault`` marker does."""
+        """Plan a fault for the next ``times`` requests, as the ``fault`` marker does.
+
+        Raises FaultError for an unknown fault, ConfigurationError for other arguments that cannot be meant.
+        """
+        if isinstance(times, bool) or not isinstance(times, int) or times < 1:
+            raise ConfigurationError(f"times={times!r} is not a whole number from 1")
         plan = FaultPlan(
-            self._fault(name),
-            at=FaultPoint(at),
+            _word(Fault, name, "fault", FaultError),
+            at=_word(FaultPoint, at, "at", ConfigurationError),
             times=times,
-            recovery=Strategy(recovery) if recovery is not None else None,
+            recovery=_strategy(recovery),
         )
         self._lease.planned.extend([plan] * times)
 
@@ -269,12 +291,6 @@ class Faults:
                 last = error
             pause.wait(_ASK_AGAIN_S)
         raise RecoveryError(f"not recovered within {within_ms:g} ms ({elapsed:.0f} ms waited)") from last
-
-    @staticmethod
-    def _fault(name: str) -> Fault:
-        if name not in set(Fault):
-            raise FaultError(f"unknown fault {name!r}; known: {', '.join(Fault)}")
-        return Fault(name)
 
 
 class PoolFace:
@@ -303,3 +319,17 @@ class PoolFace:
     def statistics(self) -> list[dict[str, Any]]:
         """Return a snapshot of every lane that was started."""
         return self._worker.pool.statistics()
+
+
+def _word(kind: type[Word], text: object, what: str, error: type[WebAccelError]) -> Word:
+    """Return the word of the vocabulary spelt ``text``; raises ``error`` with those that are known."""
+    if not isinstance(text, str):
+        raise error(f"{what}={text!r} is not a word (known: {', '.join(kind)})")
+    try:
+        return pick(kind, text, what)
+    except ValueError as wrong:
+        raise error(str(wrong)) from None
+
+
+def _strategy(text: str | None) -> Strategy | None:
+    return None if text is None else _word(Strategy, text, "recovery", ConfigurationError)

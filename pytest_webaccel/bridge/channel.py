@@ -80,8 +80,16 @@ class Channel:
     # -- asking ------------------------------------------------------------------------------
 
     async def request(self, op: str, args: Mapping[str, Any] | None = None, *, deadline: float, **more: Any) -> Reply:
-        """Send a request and wait for its answer; see :meth:`send` and :meth:`answer`."""
-        return await self.answer(self.send(op, args, deadline=deadline, **more))
+        """Send a request and wait for its answer; see :meth:`send` and :meth:`answer`.
+
+        Where the lane breaks first the request is abandoned: nobody comes back for its answer.
+        """
+        request_id = self.send(op, args, deadline=deadline, **more)
+        try:
+            return await self.answer(request_id)
+        except DamagedLaneError:
+            self.abandon(request_id)
+            raise
 
     def send(
         self,
@@ -99,6 +107,11 @@ class Channel:
         ``tensors`` travel as files beside the given ``files``. ``hold`` stops the page before the
         work, after it said that it took the request up, until :meth:`release`.
         """
+        body = dict(args or {})
+        try:
+            json.dumps(body, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BridgeError(f"{self.name}: the arguments of {op} are not JSON: {error}") from error
         small: dict[str, np.ndarray[Any, Any]] = {}
         large: dict[str, np.ndarray[Any, Any]] = {}
         for name, given in (tensors or {}).items():
@@ -108,11 +121,6 @@ class Channel:
         for name, array in large.items():
             placed[name] = self._folder() / secrets.token_hex(8)
             array.tofile(placed[name])
-        body = dict(args or {})
-        try:
-            json.dumps(body, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise BridgeError(f"{self.name}: the arguments of {op} are not JSON: {error}") from error
         if op == "run":
             body["large"] = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in large.values()]
         request, effects = self.session.request(
@@ -204,9 +212,12 @@ class Channel:
         self._carry_out([Damaged(damage, tuple(self.session.pending))])
 
     def abort(self) -> None:
-        """Reset the connection in mid-message: half a frame, then RST."""
+        """Reset the connection in mid-message: half a frame, then RST.
+
+        Raises BridgeError when no page is connected.
+        """
         if self._transport is None:
-            return
+            raise BridgeError(f"{self.name}: no page is connected, so there is no connection to lose")
         self._transport.write(b"\x81\x7e\x10")
         if raw := self._transport.get_extra_info("socket"):
             with contextlib.suppress(OSError):
@@ -221,17 +232,20 @@ class Channel:
         """Return the file that the page may fetch under ``key``."""
         return self._paths.get(key)
 
-    async def serve(self, response: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-        """Live on one admitted socket until it closes."""
+    async def serve(self, response: web.WebSocketResponse, transport: asyncio.Transport, instance: str) -> None:
+        """Live on the admitted socket of the page ``instance`` until it closes."""
         from aiohttp import WSMsgType
 
+        if not self.may_join(instance):  # another page joined while this one's socket was being opened
+            await response.close(code=1008, message=b"another page is connected with this token")
+            return
         if self._socket is not None:
             self.abort()  # what is still on its way on the old connection must not mix with the new one's
             await self._leave("the same page connected again")
         self._socket, self._transport = response, transport
         outbox: asyncio.Queue[Effect] = asyncio.Queue()
         self._outbox = outbox
-        self._carry_out(self.session.opened(self._loop.time()))
+        self._carry_out(self.session.opened(self._loop.time(), instance))
         writer = asyncio.create_task(self._write(response, outbox))
         detail = "the socket closed"
         try:
@@ -356,13 +370,21 @@ class Channel:
         self._carry_out(effects)
 
     async def _write(self, response: web.WebSocketResponse, outbox: asyncio.Queue[Effect]) -> None:
-        with contextlib.suppress(ConnectionError):
-            while True:
-                match await outbox.get():
-                    case Send(text):
-                        await response.send_str(text)
-                    case Transmit(request) if request.id in self.session.pending:
-                        await self._transmit(response, request)
+        try:
+            async with asyncio.TaskGroup() as offers:
+                while True:
+                    match await outbox.get():
+                        case Send(text):
+                            await response.send_str(text)
+                        case Transmit(request) if request.id in self.session.pending:
+                            await self._transmit(response, request)
+                            if request.files and self.offer is not None:
+                                offers.create_task(self._offer(request, self.offer))
+        except* ConnectionError:
+            pass  # the reader sees the same loss, and tells of it
+        finally:
+            if not response.closed and self._socket is response and self._transport is not None:
+                self._transport.abort()  # nothing more can be sent on it, so it must not look alive
 
     async def _transmit(self, response: web.WebSocketResponse, request: Request) -> None:
         for frame in request.frames("http" if self.offer is None else "file"):
@@ -370,12 +392,15 @@ class Channel:
                 await response.send_str(frame)
             else:
                 await response.send_bytes(frame)
-        if request.files and self.offer is not None:
-            folder = self._folder()
-            try:
-                await self.offer([folder / key for key, _ in request.files.values()], 30.0)
-            except BrowserError as error:  # the request hangs in the page, waiting for files that never come
-                self.damaged(Damage(Symptom.DEADLINE_PASSED, f"the page took no files: {error}", self._loop.time()))
+
+    async def _offer(self, request: Request, offer: FileOffer) -> None:
+        try:
+            await offer([self._folder() / key for key, _ in request.files.values()], 30.0)
+        except BrowserError as error:
+            # The request would hang in the page, waiting for files that never come; one abandoned meanwhile is no loss.
+            if request.id in self.session.pending:
+                damage = Damage(Symptom.DEADLINE_PASSED, f"the page took no files: {error}", self._loop.time())
+                self._carry_out([Damaged(damage, (request.id,))])
 
     def _sendable(self, name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return ``array`` in little-endian order; raises BridgeError for a dtype that cannot cross."""

@@ -10,7 +10,8 @@ Messages are JSON objects with a type ``t``:
 type           to      meaning
 =============  ======  =========================================================================
 ``hello``      server  first word of a connection: protocol version, page instance
-``welcome``    page    accepted; ``resumed`` says whether this instance was here before
+``welcome``    page    accepted; ``resumed`` says whether this instance was here before, ``pending`` lists the
+                       requests that still want an answer: a cancel or an ack may have been lost
 ``request``    page    id, op, args, tensors announced, whether to hold at the barrier
 ``release``    page    leave the barrier
 ``cancel``     page    forget a request; a late result of it is not sent
@@ -195,6 +196,7 @@ class ServerSession:
         self._last_event = 0
         self._heard_at = 0.0
         self._greeted = False
+        self._admitted: str | None = None
 
     @property
     def greeted(self) -> bool:
@@ -242,8 +244,9 @@ class ServerSession:
 
     # -- what happens ------------------------------------------------------------------------
 
-    def opened(self, now: float) -> list[Effect]:
-        """Note a new, admitted connection; it must greet before anything else."""
+    def opened(self, now: float, instance: str | None = None) -> list[Effect]:
+        """Note a new, admitted connection; it must greet before anything else, as ``instance`` if given."""
+        self._admitted = instance
         self.connected = True
         self._greeted = False
         self._heard_at = now
@@ -346,6 +349,8 @@ class ServerSession:
             raise ProtocolError(f"the page speaks protocol {message.get('protocol')!r}, not {PROTOCOL_VERSION}")
         if not isinstance(instance, str) or not 8 <= len(instance) <= 64:
             raise ProtocolError("hello names its page instance by 8 to 64 characters")
+        if self._admitted is not None and instance != self._admitted:
+            raise ProtocolError("hello names another page instance than the one that was admitted")
         self._greeted = True
         resumed = instance == self.instance
         effects: list[Effect] = []
@@ -362,7 +367,7 @@ class ServerSession:
             self.instance = instance
             self.instances += 1
             self._last_event = 0
-        effects.append(Send(json.dumps({"t": "welcome", "resumed": resumed})))
+        effects.append(Send(json.dumps({"t": "welcome", "resumed": resumed, "pending": list(self.pending)})))
         for request in self.pending.values():
             effects.extend(self._transmit(request))
         return effects
@@ -382,22 +387,32 @@ class ServerSession:
 
     def _result(self, message: Mapping[str, Any]) -> list[Effect]:
         request = self._pending_of(message)
-        announced = message.get("tensors", [])
-        if not isinstance(announced, list) or len(announced) > self.limits.tensors:
-            raise ProtocolError(f"a result announces a list of at most {self.limits.tensors} tensors")
         if request is None:
             self.duplicates += 1
             return [self._ack(message["id"])]
+        try:
+            incoming = self._announced(message)
+        except ProtocolError as error:
+            # An honest page may hold an output that cannot cross. Closing the connection would have it sent, and
+            # refused, again and again; so the request fails, alone.
+            self.pending.pop(request.id)
+            self._remember(request.id)
+            return [self._ack(request.id), Answered(request.id, None, ("unsupported", str(error)))]
+        request.state = _State.RECEIVING
+        self._incoming[request.id] = incoming
+        return self._finish(request.id, incoming) if incoming.assembly.complete else []
+
+    def _announced(self, message: Mapping[str, Any]) -> _Incoming:
+        announced = message.get("tensors", [])
+        if not isinstance(announced, list) or len(announced) > self.limits.tensors:
+            raise ProtocolError(f"a result announces a list of at most {self.limits.tensors} tensors")
         specs = [TensorSpec.from_json(item, limit=self.limits.tensor_bytes) for item in announced]
         if len({spec.name for spec in specs}) != len(specs):
             raise ProtocolError("a result names a tensor twice")
         size = sum(spec.bytes for spec in specs)
         if size + sum(other.bytes for other in self._incoming.values()) > self.limits.tensor_bytes:
             raise ProtocolError(f"results under way of more than {self.limits.tensor_bytes} bytes")
-        incoming = _Incoming(*_outcome(message), size, Assembly(specs))
-        request.state = _State.RECEIVING
-        self._incoming[request.id] = incoming
-        return self._finish(request.id, incoming) if incoming.assembly.complete else []
+        return _Incoming(*_outcome(message), size, Assembly(specs))
 
     def _ack(self, request_id: int) -> Send:
         return Send(json.dumps({"t": "ack", "ids": [request_id]}))

@@ -145,9 +145,14 @@ class Bridge:
             max_msg_size=self.limits.text_bytes,
             timeout=1.0,
         )
-        await response.prepare(request)
-        assert request.transport is not None
-        await channel.serve(response, request.transport)
+        try:
+            await response.prepare(request)
+            if request.transport is not None:
+                await channel.serve(response, request.transport, instance)
+        except ConnectionError:
+            # The browser died while its socket opened or was written to: the page is told nothing, and the
+            # channel sees the loss as it sees every other.
+            pass
         return response
 
     def _channel_of(self, token: str) -> Channel | None:

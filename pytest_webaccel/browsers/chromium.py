@@ -114,7 +114,7 @@ class ChromiumDriver:
             output = self._process.error_output if self._process else ""
             await self.stop(deadline=5.0)
             cause = str(error) or f"no answer within {deadline:.1f} s"
-            raise BrowserError(_start_failure(self._where, cause, output)) from error
+            raise BrowserError(_start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
         except asyncio.CancelledError:
             await self.stop(deadline=5.0)
             raise

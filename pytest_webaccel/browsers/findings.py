@@ -26,6 +26,10 @@ _TEXT = 400
 _FEATURES = 200
 _LIMITS = 200
 
+#: WebNN's devices, and the one that lanes ask for.
+_WEBNN_DEVICES = ("cpu", "gpu", "npu")
+_WEBNN_LANE = "cpu"
+
 _REMEDY: Mapping[Backend, str] = {
     Backend.WEBGPU: (
         "Install the browser that runs WebGPU without a GPU: `python -m pytest_webaccel install`; with a GPU, check "
@@ -56,13 +60,23 @@ def judge(installation: Installation, seen: object) -> tuple[ProbeResult, ...]:
     hardware = gpu["works"] is True and not is_software(str(gpu["adapter"]), fallback=gpu["fallback"] is True)
     evidence = {
         Backend.WEBGPU: Evidence.HARDWARE if hardware else Evidence.SOFTWARE,
-        # A context for `gpu` or `npu` is handed out without either; only with a real adapter beside it is it believed.
-        Backend.WEBNN: (
-            Evidence.HARDWARE if hardware and findings[Backend.WEBNN]["accelerated"] is True else Evidence.SOFTWARE
-        ),
+        # Lanes take WebNN's cpu context, whatever else the browser offers.
+        Backend.WEBNN: Evidence.SOFTWARE,
         Backend.CPU: Evidence.SOFTWARE,
     }
+    findings[Backend.WEBNN] = _as_lanes_use_it(findings[Backend.WEBNN])
     return tuple(_result(installation, backend, finding, evidence[backend]) for backend, finding in findings.items())
+
+
+def _as_lanes_use_it(webnn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the WebNN finding for its ``cpu`` context, the one that lanes take."""
+    devices = [device for device in _WEBNN_DEVICES if device in webnn["features"]]
+    others = ", ".join(device for device in devices if device != _WEBNN_LANE)
+    if webnn["works"] is True and _WEBNN_LANE not in devices:
+        reason = f"lanes take WebNN's {_WEBNN_LANE} context, and only {others or 'none'} worked"
+        return {**webnn, "works": False, "reason": reason}
+    adapter = f"{_WEBNN_LANE} context" if _WEBNN_LANE in devices else ""
+    return {**webnn, "adapter": f"{adapter} (also offered: {others})" if others else adapter}
 
 
 def _finding(seen: Mapping[Any, Any], backend: Backend) -> Mapping[str, Any]:
@@ -93,7 +107,7 @@ def _result(
         adapter=str(finding["adapter"])[:_TEXT],
         features=tuple(str(feature)[:80] for feature in finding["features"][:_FEATURES]),
         limits=limits,
-        reason="" if works else str(finding["reason"])[:_TEXT],
+        reason="" if works else _sentence(str(finding["reason"])[:_TEXT]),
         remedy="" if works else _REMEDY[backend],
     )
 
@@ -113,6 +127,12 @@ def failed(lane: Lane, reason: str, remedy: str, installation: Installation | No
         evidence=Evidence.SOFTWARE,
         version=installation.version if installation else "",
         executable=str(installation.executable) if installation else "",
-        reason=reason,
+        reason=_sentence(reason),
         remedy=remedy,
     )
+
+
+def _sentence(text: str) -> str:
+    """Return ``text`` with a full stop, since a remedy follows it."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."

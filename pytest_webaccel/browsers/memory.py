@@ -26,7 +26,7 @@ __all__ = ["graphics_driver", "key", "recall", "remember"]
 
 #: Bytes of a remembered probe at most.
 _LIMIT = 256 * 1024
-_FORM = 1
+_FORM = 2
 _MODULES = frozenset({"amdgpu", "i915", "nouveau", "nvidia", "xe"})
 
 

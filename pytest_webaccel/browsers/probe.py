@@ -22,14 +22,37 @@ from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
-__all__ = ["lanes_table", "probe", "probe_sync"]
+    from pytest_webaccel.browsers.driver import Driver
+
+__all__ = ["WEBNN_LOST_WITH_GPU_PROCESS", "lanes_table", "probe", "probe_sync"]
 
 _INSTALL = "Run `python -m pytest_webaccel install`."
+_DOCTOR = "`python -m pytest_webaccel doctor` shows what works here."
 #: Milliseconds that each step of the probe page may take; the first start of SwiftShader is slow on a busy machine.
 _STEP_MS = 15_000
 #: Seconds for the start of a browser, and for the whole of its probe page.
 _START = 30.0
 _PAGE = 90.0
+
+#: Seconds for the GPU process to end, and for the page to say what it saw of that.
+_CRASH = 5.0
+
+#: Feature of a WebNN whose context dies with the GPU process, so that the fault ``device_lost`` means something.
+WEBNN_LOST_WITH_GPU_PROCESS = "webnn-lost-with-gpu-process"
+
+_TAKE_CONTEXT = """
+Promise.race([
+  navigator.ml.createContext({ deviceType: "cpu" }).then((context) => {
+    globalThis.webaccelContext = context; // or it is collected, and never lost
+    globalThis.webaccelLost = Promise.resolve(context.lost).then(() => true);
+    return true;
+  }),
+  new Promise((resolve) => setTimeout(resolve, 5000, false)),
+])
+"""
+_SEE_LOSS = """
+Promise.race([webaccelLost, new Promise((resolve) => setTimeout(resolve, 1500, false))])
+"""
 
 Result = TypeVar("Result")
 
@@ -95,7 +118,8 @@ async def _probe_one(installation: Installation, *, headed: bool, refresh: bool)
         version, seen = await _look(installation, script, headed=headed)
         results = judge(dataclasses.replace(installation, version=version or installation.version), seen)
     except (BrowserError, ValueError) as error:
-        return tuple(failed(Lane(browser, backend), str(error), _INSTALL, installation) for backend in Backend)
+        remedy = _DOCTOR if "pytest_webaccel install" in str(error) else _INSTALL  # the error may say it already
+        return tuple(failed(Lane(browser, backend), str(error), remedy, installation) for backend in Backend)
     if not timed_out(seen):
         memory.remember(name, results)
     return results
@@ -109,9 +133,37 @@ async def _look(installation: Installation, script: str, *, headed: bool) -> tup
             # A local file is a secure context, which WebGPU and WebNN require.
             await driver.open(page.absolute().as_uri(), deadline=_START)
             seen = await driver.evaluate(f"{script}\nwebaccelProbe({_STEP_MS})", deadline=_PAGE)
+            if await _webnn_is_lost_with_gpu_process(driver, seen):
+                _webnn_features(seen).append(WEBNN_LOST_WITH_GPU_PROCESS)
         finally:
             await driver.stop(deadline=10.0)
     return driver.version, seen
+
+
+def _webnn_features(seen: object) -> list[object]:
+    """Return the list of features of a WebNN that works; another one, empty, where it does not."""
+    webnn = seen.get(str(Backend.WEBNN)) if isinstance(seen, dict) else None
+    if not isinstance(webnn, dict) or webnn.get("works") is not True:
+        return []
+    features = webnn.get("features")
+    return features if isinstance(features, list) else []
+
+
+async def _webnn_is_lost_with_gpu_process(driver: Driver, seen: object) -> bool:
+    """Return whether a ``cpu`` context of WebNN goes when the GPU process is killed.
+
+    Builds differ, and nothing tells but trying. It is the last thing done in this browser. What fails
+    or takes too long counts as not lost.
+    """
+    if "cpu" not in _webnn_features(seen):
+        return False
+    try:
+        if await driver.evaluate(_TAKE_CONTEXT, deadline=_STEP_MS / 1000) is not True:
+            return False
+        await driver.crash_gpu(deadline=_CRASH)
+        return await driver.evaluate(_SEE_LOSS, deadline=_CRASH) is True
+    except (BrowserError, TimeoutError):
+        return False
 
 
 def _fake(installation: Installation, backend: Backend) -> ProbeResult:

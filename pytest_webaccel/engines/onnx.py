@@ -217,8 +217,9 @@ class OnnxEngine:
         await self.channel.request("unload", {"model": model.key}, deadline=deadline)
 
     def _complaint(self, info: ModelInfo, build: OrtBuild, what: str, error: RemoteError) -> str:
+        why = " ".join(str(error).split()).rstrip(".")
         return (
-            f"model {info} {what} on {self.channel.name} (onnxruntime-web {self.ort.version}, {build} build): {error}. "
+            f"model {info} {what} on {self.channel.name} (onnxruntime-web {self.ort.version}, {build} build): {why}. "
             "If an operator is not supported there, choose another build= or leave the lane out with "
             "@pytest.mark.webaccel(backend=...)."
         )

@@ -8,6 +8,8 @@ import { PageSession } from "./session.mjs";
 const BEAT_MS = 500;
 const BACKOFF_FIRST_MS = 10;
 const BACKOFF_CAP_MS = 2_000;
+// A connection that ends sooner counts as a failure, or one that is refused at once would be tried without a pause.
+const SETTLED_MS = 1_000;
 
 /** @typedef {import("./session.mjs").Request} Request */
 /** @typedef {{value?: any, tensors?: import("./session.mjs").OutTensor[]}} Outcome */
@@ -91,9 +93,9 @@ async function answer(request) {
 function connect(failures = 0) {
   const opening = new WebSocket(`ws://${location.host}/socket?instance=${instance}`, ["webaccel.1", token]);
   opening.binaryType = "arraybuffer";
-  let opened = false;
+  let openedAt = 0;
   opening.onopen = () => {
-    opened = true;
+    openedAt = performance.now();
     socket = opening;
     session.opened();
   };
@@ -111,7 +113,8 @@ function connect(failures = 0) {
       socket = null;
       session.closed();
     }
-    const attempt = opened ? 0 : failures + 1;
+    const lived = openedAt && performance.now() - openedAt >= SETTLED_MS;
+    const attempt = lived ? 0 : failures + 1;
     const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 16));
     setTimeout(connect, Math.random() * ceiling, attempt);
   };

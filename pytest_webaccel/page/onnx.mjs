@@ -94,6 +94,8 @@ export class OnnxEngine {
     /** @type {Map<string, any>} */
     this.sessions = new Map();
     /** @type {Map<string, Promise<any>>} */
+    this.loads = new Map();
+    /** @type {Map<string, Promise<any>>} */
     this.modules = new Map();
     /** @type {Promise<unknown>} */
     this.last = Promise.resolve();
@@ -101,8 +103,10 @@ export class OnnxEngine {
 
   /** Forgets every session and the module itself: after a loss they cannot be trusted. */
   reset() {
-    this.sessions.clear();
-    this.modules.clear();
+    // New maps, not emptied ones: what is still under way belongs to the old device and ends in the old maps.
+    this.sessions = new Map();
+    this.loads = new Map();
+    this.modules = new Map();
     this.last = Promise.resolve();
   }
 
@@ -138,7 +142,23 @@ export class OnnxEngine {
    * @param {ArrayBuffer} bytes
    */
   async load(args, bytes) {
-    if (this.sessions.has(args.model)) throw new OperationError("usage", "this model is loaded already");
+    // Asked for again by another request, after the answer to the first was lost: it is the same model, so the same load.
+    const { loads } = this;
+    let load = loads.get(args.model);
+    if (!load) {
+      load = this.begin(args, bytes);
+      loads.set(args.model, load);
+      load.catch(() => loads.delete(args.model));
+    }
+    return load;
+  }
+
+  /**
+   * @param {{model: string, url: string, base: string, provider: string, placement: boolean, options?: any}} args
+   * @param {ArrayBuffer} bytes
+   */
+  async begin(args, bytes) {
+    const { sessions } = this;
     const ort = await this.module(args.url, args.base);
     const provider =
       args.provider === "webnn" ? { name: "webnn", deviceType: "cpu", context: this.device.context } : args.provider;
@@ -150,7 +170,7 @@ export class OnnxEngine {
     try {
       const create = () => ort.InferenceSession.create(new Uint8Array(bytes), options);
       const [session, lines] = await this.orLost(tap.during(() => this.inTurn(create)));
-      this.sessions.set(args.model, { session, ort });
+      sessions.set(args.model, { session, ort });
       const device = args.provider === "webgpu" ? await ort.env.webgpu?.device : null;
       if (device) this.device.watch(device, this.device.generation);
       return {
@@ -195,6 +215,7 @@ export class OnnxEngine {
   async unload(model) {
     const entry = this.sessions.get(model);
     this.sessions.delete(model);
+    this.loads.delete(model);
     if (entry && !this.device.isLost) await within(entry.session.release(), 5_000, "release");
   }
 

@@ -62,7 +62,7 @@ export class PageSession {
     const message = JSON.parse(text);
     switch (message.t) {
       case "welcome":
-        return this.resume();
+        return this.resume(new Set(message.pending));
       case "request":
         return this.request(message);
       case "release": {
@@ -110,8 +110,10 @@ export class PageSession {
     if (this.welcomed) this.sendAnswer(id);
   }
 
-  resume() {
+  /** @param {Set<number>} pending what the server still wants answered: a cancel or an ack may have been lost */
+  resume(pending) {
     this.welcomed = true;
+    for (const id of [...this.entries.keys()]) if (!pending.has(id)) this.remember(id, { state: "cancelled" });
     for (const message of this.events.values()) this.json(message);
     for (const [id, entry] of this.entries) if (entry.state === "done") this.sendAnswer(id);
   }

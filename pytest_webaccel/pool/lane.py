@@ -75,6 +75,7 @@ class LiveLane:
         self.spares = spares
         self._asked: dict[str, _Feeds] = {}
         self._sparing = asyncio.Lock()
+        self._spare_due = False
         self._make_station = make_station
         self._background: set[asyncio.Task[None]] = set()
 
@@ -150,6 +151,7 @@ class LiveLane:
     async def prepare_spare(self, *, deadline: float = _START_S) -> None:
         """Start a spare, load the lane's models into it, and run each once with what it was last fed."""
         async with self._sparing:
+            self._spare_due = False
             if self.spare is not None and not await self.spare.healthy():
                 broken, self.spare = self.spare, None
                 await broken.stop()
@@ -164,8 +166,9 @@ class LiveLane:
 
     def keep_spare(self) -> None:
         """Have the spare made ready in the background, where the lane keeps one and it is not."""
-        if self.spares and not self.spare_ready:
-            self._spawn(self.prepare_spare())
+        if self.spares and not self.spare_ready and not self._spare_due:
+            self._spare_due = True
+            self._spawn(self.warm_spare())
 
     async def warm_spare(self) -> None:
         """Wait until the spare is ready, where the lane keeps one; a spare that cannot be had is done without."""
@@ -200,7 +203,9 @@ class LiveLane:
     def spare_ready(self) -> bool:
         """Whether a spare is up, holds every model the lane must hold, and has run those that the lane has run."""
         spare = self.spare
-        if spare is None or not spare.channel.connected or not set(self.wanted) <= set(spare.loaded):
+        if spare is None or spare.driver.pid is None or not spare.channel.connected:
+            return False
+        if not set(self.wanted) <= set(spare.loaded):
             return False
         return set(self._asked) & set(self.wanted) <= spare.ran
 

@@ -23,7 +23,7 @@ from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.terms import Damage, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Row, Strategy, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
@@ -148,7 +148,10 @@ class Lease:
     async def _load(self, info: ModelInfo, build: OrtBuild | None, deadline: float) -> LoadedModel:
         if self.lane.station is None:  # a repair was interrupted, by Ctrl-C or a deadline
             await self.lane.settle()
-        again = lambda left: self.lane.load(info, build, deadline=left)  # noqa: E731 - said where it is used
+
+        def again(left: float) -> Coroutine[Any, Any, LoadedModel]:
+            return self.lane.load(info, build, deadline=left)
+
         if (story := self._take_caused()) is not None:
             story.model = info.name
             with _told(story):

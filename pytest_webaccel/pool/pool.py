@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - in the type of an argument that is kept
 from typing import Any
 
 from pytest_webaccel.bridge.server import Bridge

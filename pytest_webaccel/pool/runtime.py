@@ -66,10 +66,18 @@ class LoopThread:
         self._thread.join(_CANCEL_S)
 
     def _cancel(self, future: concurrent.futures.Future[T]) -> None:
-        future.cancel()
-        settled = asyncio.run_coroutine_threadsafe(_breathe(), self._loop)
+        settled = asyncio.run_coroutine_threadsafe(self._end(future), self._loop)
         with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             settled.result(_CANCEL_S)
+
+    async def _end(self, future: concurrent.futures.Future[T]) -> None:
+        """Cancel the work behind ``future`` and wait for its clean-up."""
+        before = asyncio.all_tasks()
+        future.cancel()
+        await asyncio.sleep(0)
+        cancelled = {task for task in before if task.cancelling() and task is not asyncio.current_task()}
+        if cancelled:
+            await asyncio.wait(cancelled, timeout=_CANCEL_S)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -84,12 +92,6 @@ class LoopThread:
                 self._loop.run_until_complete(asyncio.wait_for(_gather(pending), _CANCEL_S))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
-
-
-async def _breathe() -> None:
-    """Let cancelled work run its clean-up."""
-    for _ in range(3):
-        await asyncio.sleep(0)
 
 
 async def _gather(tasks: set[asyncio.Task[Any]]) -> None:

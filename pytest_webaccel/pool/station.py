@@ -114,7 +114,11 @@ class Station:
         return loaded
 
     async def warm(
-        self, model: LoadedModel, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None, deadline: float
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, np.ndarray[Any, Any]],
+        outputs: Sequence[str] | None,
+        deadline: float,
     ) -> None:
         """Run a model once, unless it has run here: a first run compiles, later ones do not."""
         if model.key in self.ran:

@@ -74,8 +74,8 @@ class Worker:
             holder = self.held[lane].terms.test_id
             whose = "this test" if holder == test_id else holder
             raise LaneUnavailableError(
-                f"lane {lane} is not free: {whose} holds it already. Use the lease that it has (the fixture webaccel, or "
-                "an open webaccel_pool.lease), or end that one first."
+                f"lane {lane} is not free: {whose} holds it already. Use the lease that it has (the fixture webaccel, "
+                "or an open webaccel_pool.lease), or end that one first."
             )
         scope = self.pool.lease(lane)
         live = self.call(scope.__aenter__(), deadline=_LEASE_S)

@@ -98,7 +98,7 @@ class PageSession:
         message = json.loads(text)
         match message.get("t"):
             case "welcome":
-                self._resume()
+                self._resume(message.get("pending", []))
             case "request":
                 self._request(message)
             case "release":
@@ -154,8 +154,10 @@ class PageSession:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def _resume(self, pending: Sequence[int]) -> None:
         self.welcomed = True
+        for request_id in set(self._entries) - set(pending):
+            self._remember(request_id)
         for message in self._events.values():
             self._json(message)
         for request_id, entry in list(self._entries.items()):

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pytest_webaccel.bridge.frames import chunks
 from pytest_webaccel.bridge.protocol import (
     Answered,
     Damaged,
@@ -135,15 +136,6 @@ def test_deep_nesting_is_a_protocol_error(depth):
         (result(9), "never sent"),
         (result(0), "never sent"),
         (result(True), "never sent"),
-        (result(1, tensors=[{}] * 4), "at most 3 tensors"),
-        (result(1, tensors=[{"name": "x", "dtype": "uint8", "shape": [2], "bytes": 2}] * 2), "twice"),
-        (
-            result(1, tensors=[{"name": n, "dtype": "uint8", "shape": [600], "bytes": 600} for n in "xy"]),
-            "more than 1000 bytes",
-        ),
-        (result(1, tensors=[{"name": "x", "dtype": "uint8", "shape": [1001], "bytes": 1001}]), "over the limit"),
-        (result(1, ms=-1), "milliseconds"),
-        (result(1, ok=False), "carries its error"),
         (json.dumps({"t": "event", "n": 1, "name": "x" * 65, "data": {}}), "event"),
         (json.dumps({"t": "event", "n": "1", "name": "x", "data": {}}), "event"),
         (hello(), "unknown message type"),
@@ -156,11 +148,41 @@ def test_each_bound_is_held_and_named(text, words):
     assert set(session.pending) == {1}
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (result(1, tensors=[{}] * 4), "at most 3 tensors"),
+        (result(1, tensors=[{"name": "x", "dtype": "uint8", "shape": [2], "bytes": 2}] * 2), "twice"),
+        (
+            result(1, tensors=[{"name": n, "dtype": "uint8", "shape": [600], "bytes": 600} for n in "xy"]),
+            "more than 1000 bytes",
+        ),
+        (result(1, tensors=[{"name": "x", "dtype": "uint8", "shape": [1001], "bytes": 1001}]), "over the limit"),
+        (result(1, ms=-1), "milliseconds"),
+        (result(1, ok=False), "carries its error"),
+        (result(1, tensors=[{"name": "x", "dtype": "int4", "shape": [2], "bytes": 1}]), "is none of"),
+    ],
+)  # fmt: skip
+def test_a_result_that_cannot_cross_fails_its_request_once_and_the_connection_stays(text, words):
+    session = greeted(SMALL, requests=2)
+    ack, answered = session.text(text, 1.0)
+    assert isinstance(ack, Send)
+    assert isinstance(answered, Answered)
+    assert answered.id == 1
+    assert answered.error is not None
+    assert answered.error[0] == "unsupported"
+    assert words in answered.error[1]
+    assert set(session.pending) == {2}
+    assert session.binary(next(chunks(1, 0, memoryview(b"late"))), 1.0) == []
+
+
 def test_results_under_way_share_one_bound():
     session = greeted(SMALL, requests=2)
     session.text(result(1, tensors=[{"name": "x", "dtype": "uint8", "shape": [600], "bytes": 600}]), 1.0)
-    with pytest.raises(ProtocolError, match="more than 1000 bytes"):
-        session.text(result(2, tensors=[{"name": "x", "dtype": "uint8", "shape": [600], "bytes": 600}]), 1.0)
+    _, answered = session.text(result(2, tensors=[{"name": "x", "dtype": "uint8", "shape": [600], "bytes": 600}]), 1.0)
+    assert isinstance(answered, Answered)
+    assert answered.error is not None
+    assert "more than 1000 bytes" in answered.error[1]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +228,7 @@ def test_a_request_made_before_a_page_joins_leaves_with_the_welcome():
     request, effects = session.request("echo", {}, deadline_at=9.0)
     assert effects == []
     session.opened(0.0)
-    assert session.text(hello(), 0.0) == [Send('{"t": "welcome", "resumed": false}'), Transmit(request)]
+    assert session.text(hello(), 0.0) == [Send('{"t": "welcome", "resumed": false, "pending": [1]}'), Transmit(request)]
 
 
 def test_a_page_that_comes_back_gets_again_what_it_owes():
@@ -215,7 +237,7 @@ def test_a_page_that_comes_back_gets_again_what_it_owes():
     assert damages(session.closed(2.0, "gone")) == [(Symptom.SOCKET_CLOSED, (2,))]
     session.opened(3.0)
     effects = session.text(hello(), 3.0)
-    assert effects == [Send('{"t": "welcome", "resumed": true}'), Transmit(session.pending[2])]
+    assert effects == [Send('{"t": "welcome", "resumed": true, "pending": [2]}'), Transmit(session.pending[2])]
     assert session.resumes == 1
 
 

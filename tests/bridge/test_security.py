@@ -12,6 +12,7 @@ import pytest
 
 from pytest_webaccel.bridge.protocol import Limits
 from pytest_webaccel.bridge.server import SUBPROTOCOL, Bridge
+from pytest_webaccel.errors import RemoteError
 from pytest_webaccel.terms import Backend, Damage, Symptom
 from pytest_webaccel.testing import FakePage
 
@@ -253,7 +254,7 @@ def test_pages_that_race_for_one_token_leave_one_connected():
     async def body(target):
         async def join(number):
             try:
-                return await target.http.ws_connect(
+                return number, await target.http.ws_connect(
                     f"{target.origin}/socket?instance=instance-{number}",
                     protocols=(SUBPROTOCOL, target.token),
                     headers={"Origin": target.origin},
@@ -262,11 +263,12 @@ def test_pages_that_race_for_one_token_leave_one_connected():
                 assert error.status == 409  # noqa: PT017 - it may also be admitted
                 return None
 
-        joined = [socket for socket in await asyncio.gather(*map(join, range(8))) if socket is not None]
-        assert joined
-        for socket in joined:
+        numbered = [pair for pair in await asyncio.gather(*map(join, range(8))) if pair is not None]
+        assert numbered
+        joined = [socket for _, socket in numbered]
+        for number, socket in numbered:
             with contextlib.suppress(ConnectionError):
-                await socket.send_str('{"t":"hello","protocol":1,"instance":"instance-x"}')
+                await socket.send_str(json.dumps({"t": "hello", "protocol": 1, "instance": f"instance-{number}"}))
         answered = [
             socket for socket in joined if (await asyncio.wait_for(socket.receive(), 10)).type is aiohttp.WSMsgType.TEXT
         ]
@@ -333,9 +335,6 @@ ANNOUNCED = {"name": "x", "dtype": "uint8", "shape": [8], "bytes": 8}
         ([ANNOUNCED], [chunk(payload=b"1234"), chunk(payload=b"5678", offset=2)]),
         ([ANNOUNCED], [chunk(payload=b"1234", offset=4)]),
         ([ANNOUNCED], [b""]),
-        ([{**ANNOUNCED, "bytes": 1 << 40, "shape": [1 << 40]}], []),
-        ([ANNOUNCED, {**ANNOUNCED, "name": "y"}, {**ANNOUNCED, "name": "z"}], []),
-        ([{**ANNOUNCED, "name": "x" * 2000}], []),
     ],
 )
 def test_chunks_oversized_undeclared_or_overlapping_close_the_connection(tensors, frames):
@@ -349,6 +348,37 @@ def test_chunks_oversized_undeclared_or_overlapping_close_the_connection(tensors
             await closed_with(socket, 1008)
         assert target.channel.is_pending(request), "nothing counts as answered"
         assert target.channel.statistics["answers"] == 0
+
+    attack(body)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [{**ANNOUNCED, "bytes": 1 << 40, "shape": [1 << 40]}],
+        [ANNOUNCED, {**ANNOUNCED, "name": "y"}, {**ANNOUNCED, "name": "z"}],
+        [{**ANNOUNCED, "name": "x" * 2000}],
+    ],
+)
+def test_a_result_over_the_bounds_fails_its_request_and_nothing_is_allocated_for_it(tensors):
+    async def body(target):
+        request = target.channel.send("echo", deadline=30)
+        async with target.socket() as socket:
+            result = {"t": "result", "id": request, "ok": True, "ms": 1, "executions": 1, "tensors": tensors}
+            await socket.send_str(json.dumps(result))
+            with pytest.raises(RemoteError) as refused:
+                await asyncio.wait_for(target.channel.answer(request), 10)
+        assert refused.value.kind == "unsupported"
+
+    attack(body)
+
+
+def test_a_hello_that_names_another_page_than_was_admitted_closes_the_connection():
+    async def body(target):
+        async with target.socket(hello=False) as socket:
+            await socket.send_str(json.dumps({"t": "hello", "protocol": 1, "instance": "somebody-else"}))
+            await closed_with(socket, 1008)
+        assert not target.channel.connected
 
     attack(body)
 
@@ -488,3 +518,20 @@ def test_tokens_are_long_and_never_the_same():
         assert {len(bytes.fromhex(token)) for token in tokens} == {32}
 
     attack(body)
+
+
+@pytest.mark.parametrize("where", ["prepare", "serve"])
+def test_a_browser_that_dies_while_its_socket_opens_leaves_no_error_in_the_log(caplog, monkeypatch, where):
+    async def gone(*_):
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    async def body(target):
+        kind = aiohttp.web.WebSocketResponse if where == "prepare" else type(target.channel)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, where, gone)
+            await asyncio.wait_for(target.raw(target.handshake()), 10)
+        async with target.socket() as socket:  # and the lane may be joined by the next page
+            assert not socket.closed
+
+    attack(body)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR], caplog.text

@@ -32,7 +32,7 @@ def finding(**changes: Any) -> dict[str, Any]:
 
 
 def seen(**changes: Any) -> dict[str, Any]:
-    return {"webgpu": finding(adapter="nvidia hopper"), "webnn": finding(), "cpu": finding(), **changes}
+    return {"webgpu": finding(adapter="nvidia hopper"), "webnn": finding(features=["cpu"]), "cpu": finding(), **changes}
 
 
 def by_backend(results: Iterable[ProbeResult]) -> dict[Backend, ProbeResult]:
@@ -67,16 +67,34 @@ def test_real_adapter_is_hardware_and_the_rest_of_the_browser_is_not():
     }
 
 
-@pytest.mark.parametrize(("adapter", "grade"), [("nvidia hopper", "hardware"), ("google swiftshader", "software")])
-def test_accelerated_webnn_is_believed_only_beside_a_real_adapter(adapter, grade):
-    results = judge(INSTALLATION, seen(webgpu=finding(adapter=adapter), webnn=finding(accelerated=True)))
-    assert by_backend(results)[Backend.WEBNN].evidence == grade
+@pytest.mark.parametrize("adapter", ["nvidia hopper", "google swiftshader"])
+def test_webnn_is_graded_by_the_cpu_context_that_lanes_take(adapter):
+    webnn = finding(accelerated=True, adapter="cpu, gpu, npu", features=["cpu", "gpu", "npu"])
+    result = by_backend(judge(INSTALLATION, seen(webgpu=finding(adapter=adapter), webnn=webnn)))[Backend.WEBNN]
+    assert result.evidence is Evidence.SOFTWARE
+    assert result.adapter == "cpu context (also offered: gpu, npu)"
+    assert result.features == ("cpu", "gpu", "npu")
+
+
+@pytest.mark.parametrize(
+    ("features", "works", "adapter"),
+    [
+        (["cpu"], True, "cpu context"),
+        (["cpu", "webnn-lost-with-gpu-process"], True, "cpu context"),
+        (["gpu"], False, ""),
+    ],
+)
+def test_webnn_works_for_lanes_only_with_its_cpu_context(features, works, adapter):
+    result = by_backend(judge(INSTALLATION, seen(webnn=finding(features=features))))[Backend.WEBNN]
+    assert result.works is works
+    assert works or result.reason == "lanes take WebNN's cpu context, and only gpu worked."
+    assert not works or result.adapter == adapter
 
 
 def test_what_does_not_work_has_a_reason_a_remedy_and_is_never_hardware():
     results = judge(INSTALLATION, seen(webgpu=finding(works=False, adapter="nvidia hopper", reason="no adapter")))
     result = by_backend(results)[Backend.WEBGPU]
-    assert (result.works, result.reason, result.evidence) == (False, "no adapter", Evidence.SOFTWARE)
+    assert (result.works, result.reason, result.evidence) == (False, "no adapter.", Evidence.SOFTWARE)
     assert "python -m pytest_webaccel install" in result.remedy
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from pytest_webaccel.browsers import DRIVERS, Installation, probe
 from pytest_webaccel.browsers.doctor import examine
-from pytest_webaccel.browsers.probe import lanes_table, probe_sync
+from pytest_webaccel.browsers.probe import WEBNN_LOST_WITH_GPU_PROCESS, lanes_table, probe_sync
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+from pytest_webaccel.faults import INJECTORS
+from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult
 
 WEBGPU = Lane(Browser.CHROMIUM, Backend.WEBGPU)
 
@@ -60,7 +61,7 @@ def test_finding_that_ran_into_a_deadline_is_not_remembered(chromium, cache, mon
         return "1", {str(backend): finding for backend in Backend}
 
     monkeypatch.setattr(probe, "_look", slow)
-    assert [result.reason for result in probe_sync([chromium])] == ["too slow"] * 3
+    assert [result.reason for result in probe_sync([chromium])] == ["too slow."] * 3
     probe_sync([chromium])
     assert len(looks) == 2
 
@@ -106,7 +107,7 @@ def test_fake_browser_is_fake_evidence_once_registered_and_never_automatic(bare,
 def test_found_but_unsupported_browser_is_not_started():
     firefox = Installation(Browser.FIREFOX, Path("/usr/bin/firefox"), "140.0", "system")
     results = probe_sync([firefox])
-    assert {result.reason for result in results} == {"found; lanes for it are not supported in this version"}
+    assert {result.reason for result in results} == {"found; lanes for it are not supported in this version."}
 
 
 def test_probe_may_be_asked_for_inside_a_running_loop(bare):
@@ -134,3 +135,68 @@ def test_doctor_shows_browser_lanes_and_evidence(chromium, cache, monkeypatch):
     assert "chromium:webgpu" in text
     assert "maxStorageBufferBindingSize" in text
     assert {lane["lane"] for lane in found.to_json()["lanes"]} >= {"chromium:webgpu", "chromium:webnn", "chromium:cpu"}
+
+
+class Scripted:
+    """A driver that answers the probe as told, and dies as told."""
+
+    version = "1"
+
+    def __init__(self, seen, *, lost=True, fails=()):
+        self.seen, self.lost, self.fails = seen, lost, fails
+        self.crashed = self.stopped = False
+
+    async def start(self, *, deadline):
+        pass
+
+    async def open(self, url, *, deadline):
+        pass
+
+    async def evaluate(self, expression, *, deadline):
+        assert deadline > 0
+        if "webaccelProbe" in expression:
+            return self.seen
+        step = "take" if "createContext" in expression else "see"
+        if step in self.fails:
+            raise BrowserError("the page threw")
+        return True if step == "take" else self.lost
+
+    async def crash_gpu(self, *, deadline):
+        if "crash" in self.fails:
+            raise BrowserError("there is no GPU process")
+        self.crashed = True
+
+    async def stop(self, *, deadline):
+        self.stopped = True
+
+
+def page_saw(**webnn):
+    plain = {"works": True, "timedOut": False, "reason": "", "adapter": "", "fallback": False, "accelerated": False}
+    return {str(backend): {**plain, "features": ["cpu"], "limits": {}} for backend in Backend} | {
+        "webnn": {**plain, "features": ["cpu"], "limits": {}, **webnn}
+    }
+
+
+@pytest.mark.parametrize(
+    ("driver", "lost"),
+    [
+        (Scripted(page_saw()), True),
+        (Scripted(page_saw(), lost=False), False),
+        (Scripted(page_saw(works=False)), False),
+        (Scripted(page_saw(), fails=["take"]), False),
+        (Scripted(page_saw(), fails=["crash"]), False),
+        (Scripted(page_saw(), fails=["see"]), False),
+    ],
+)
+def test_whether_webnn_dies_with_the_gpu_process_is_tried_and_not_assumed(chromium, cache, monkeypatch, driver, lost):
+    monkeypatch.setattr(probe, "make_driver", lambda *_, **__: driver)
+    webnn = next(one for one in probe_sync([chromium]) if one.lane.backend is Backend.WEBNN)
+    assert (WEBNN_LOST_WITH_GPU_PROCESS in webnn.features) is lost
+    assert driver.stopped
+    meaning = INJECTORS[Fault.DEVICE_LOST].meaning(webnn)
+    assert (meaning is None) is lost
+
+
+def test_reason_and_remedy_are_sentences_of_their_own(bare):
+    (result,) = lanes_table([Browser.FIREFOX], [Backend.WEBGPU])
+    assert f"{result.reason} {result.remedy}".endswith("not supported in this version. Use chromium instead.")
