@@ -33,9 +33,10 @@ def conclude(config: pytest.Config, recorder: Recorder, exit_status: int) -> tup
     settings = recorder.session.settings
     recorder.gather()
     rows = recorder.rows(exit_status)
+    if config.getoption("collectonly", False):
+        return [], []
     messages = gates.check(rows, min_success=settings.min_success, max_recovery_ms=settings.max_recovery_ms)
     if not recorder.used:
-        recorder.session.close()
         return [], messages
     if message := recorder.nothing_accelerated(narrowed=_narrowed(config)):
         messages.append(message)
@@ -56,10 +57,12 @@ def conclude(config: pytest.Config, recorder: Recorder, exit_status: int) -> tup
     lines = terminal.lines(data, database=stored, report=report)
     for more in config.hook.pytest_webaccel_summary(data=data):
         lines += more or []
-    recorder.session.close()
     return lines, messages
 
 
 def _narrowed(config: pytest.Config) -> bool:
-    chosen = config.getoption("keyword", "") or config.getoption("markexpr", "")
-    return bool(chosen) or any("::" in argument for argument in config.args)
+    """Whether the user picked some of the tests rather than all: by word, mark, id, file or what failed last."""
+    options = ("keyword", "markexpr", "deselect", "lf", "failedfirst", "stepwise")
+    if any(config.getoption(option, None) for option in options):
+        return True
+    return any("::" in argument or argument.endswith(".py") for argument in config.args)

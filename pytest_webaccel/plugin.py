@@ -179,6 +179,9 @@ class _Controller:
         finally:
             if self._used or declarations.any_given(self.config):
                 self._conclude(session)
+            made = self.config.stash.get(declarations.SESSION_MADE_KEY, None)
+            if made is not None:
+                made.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what came of it."""

@@ -168,11 +168,14 @@ class Recorder:
 
 def introduce(item: pytest.Item, *, uses: bool) -> None:
     """Note a test's lane and family for the record; fail it, alone, for markers that cannot be meant."""
+    problem = family = ""
     try:
         check(item)
         family = requirement(item).family
     except ConfigurationError as error:
-        pytest.fail(str(error), pytrace=False)
+        problem = str(error)
+    if problem:
+        pytest.fail(problem, pytrace=False)
     if uses:
         item.user_properties.append((LANE_PROPERTY, str(lane_of(item.nodeid) or "none")))
         if family:

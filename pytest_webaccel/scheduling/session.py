@@ -130,8 +130,11 @@ class SessionInfo:
             self._spool.close()
             self._spool = None
         if self._owned is not None:
+            from pytest_webaccel.browsers.profiles import sweep
+
             self._owned.discard()
             self._owned = None
+            sweep()  # what a worker that was killed left behind
 
     def _append(self, row: Row) -> bool:
         if self.worker == "main" or self.folder is None:

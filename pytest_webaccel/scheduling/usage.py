@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["MAX_FILES", "likely"]
+__all__ = ["BUDGET_S", "likely"]
 
-#: Test files looked into before the answer is no.
-MAX_FILES = 2000
+#: Seconds that looking may take before the answer is no.
+BUDGET_S = 0.1
 
 _WORD = re.compile(rb"\bwebaccel(_\w+)?\b")
 _SKIPPED = frozenset({"node_modules", "site-packages", "__pycache__", "build", "dist"})
@@ -22,11 +24,15 @@ def likely(arguments: Iterable[str]) -> bool:
     """Return whether a test file or conftest under ``arguments`` names us.
 
     A wrong yes costs a probe that nobody needed; a wrong no costs workers the same probe later, and the
-    binding of workers to lanes. A suite too large to look through wholly counts as no.
+    binding of workers to lanes. What is not found within :data:`BUDGET_S` counts as no; any option of
+    ours, in the ini file for one, makes it a yes without looking.
     """
-    for number, path in enumerate(_files(arguments)):
-        if number >= MAX_FILES:
+    until = time.perf_counter() + BUDGET_S
+    for path in _entries(arguments):
+        if time.perf_counter() > until:
             return False
+        if path.suffix != ".py" or not ("test" in path.name or path.name == "conftest.py"):
+            continue
         try:
             if _WORD.search(path.read_bytes()):
                 return True
@@ -35,24 +41,28 @@ def likely(arguments: Iterable[str]) -> bool:
     return False
 
 
-def _files(arguments: Iterable[str]) -> Iterator[Path]:
+def _entries(arguments: Iterable[str]) -> Iterator[Path]:
+    """Yield every file below ``arguments``, and the conftests above them."""
     for argument in arguments:
         path = Path(argument.split("::")[0]).absolute()
         yield from (folder / "conftest.py" for folder in path.parents if (folder / "conftest.py").is_file())
         if path.is_file():
             yield path
-        elif path.is_dir():
+        else:
             yield from _below(path)
 
 
 def _below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder as they come, then those of its folders: tests lie near the top."""
+    folders = []
     try:
-        entries = sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir(follow_symlinks=False):
+                    yield Path(entry.path)
+                elif not entry.name.startswith(".") and entry.name not in _SKIPPED:
+                    folders.append(Path(entry.path))
     except OSError:
         return
-    for entry in entries:
-        if entry.is_dir():
-            if not entry.name.startswith(".") and entry.name not in _SKIPPED and not entry.is_symlink():
-                yield from _below(entry)
-        elif entry.suffix == ".py" and "test" in entry.name:
-            yield entry
+    for inner in sorted(folders):
+        yield from _below(inner)
