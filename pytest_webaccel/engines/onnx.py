@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.errors import ModelError, RemoteError
-from pytest_webaccel.terms import Backend, OrtBuild
+from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
+from pytest_webaccel.terms import Backend, Damage, OrtBuild, Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -206,10 +207,17 @@ class OnnxEngine:
         return self.channel.send("run", args, tensors=feeds, deadline=deadline, hold=hold)
 
     async def answer(self, model: LoadedModel, request_id: int) -> Reply:
-        """Wait for the answer of a run; raises ModelError when an operator failed."""
+        """Wait for the answer of a run; raises ModelError when an operator failed.
+
+        A page that does not hold the model is not the one that loaded it: DamagedLaneError.
+        """
         try:
             return await self.channel.answer(request_id)
         except RemoteError as error:
+            if error.kind == "not_loaded":
+                now = asyncio.get_running_loop().time()
+                damage = Damage(Symptom.PAGE_REPLACED, f"the page lost model {model.info}", now)
+                raise DamagedLaneError(damage, self.channel.name) from error
             raise ModelError(self._complaint(model.info, model.build, "failed", error)) from error
 
     async def unload(self, model: LoadedModel, *, deadline: float) -> None:

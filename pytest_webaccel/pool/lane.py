@@ -7,7 +7,6 @@ what faults are aimed at (:class:`~pytest_webaccel.faults.injector.FaultTarget`)
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
@@ -180,9 +179,8 @@ class LiveLane:
 
     async def settle(self, *, deadline: float = 30.0) -> bool:
         """Wait for repairs under way, then mend what is still broken; return whether the lane is whole."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(deadline):
-                await asyncio.gather(*self._background, return_exceptions=True)
+        if self._background:  # what takes longer goes on
+            await asyncio.wait(self._background, timeout=deadline)
         if self.station is not None and await self.station.healthy():
             return True
         if self.state in {LaneState.READY, LaneState.BUSY}:

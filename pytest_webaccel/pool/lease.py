@@ -20,7 +20,19 @@ from pytest_webaccel.pool.request import Arrays, Request
 from pytest_webaccel.pool.story import Story, Terms, contradiction
 from pytest_webaccel.recovery.conductor import ANSWERS, GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.strategies import STRATEGIES
-from pytest_webaccel.terms import Damage, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Row, Strategy, Symptom
+from pytest_webaccel.terms import (
+    Damage,
+    Engine,
+    FaultPlan,
+    FaultPoint,
+    LaneState,
+    MeasurementRow,
+    OrtBuild,
+    Outcome,
+    Row,
+    Strategy,
+    Symptom,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -128,7 +140,10 @@ class Lease:
 
     async def end(self) -> bool:
         """Leave the lane whole for the next test, write the rows; return whether it is whole."""
+        starts = self.lane.counts["starts"]
         whole = await self.lane.settle()
+        if self.lane.counts["starts"] != starts and not self._stories:
+            self._unplanned("unplanned_restart", "", 0.0)
         for story in self._stories:
             self._record(story.row(self.terms, self.lane, whole=whole))
         self._stories.clear()
@@ -161,8 +176,7 @@ class Lease:
         try:
             return await again(deadline)
         except DamagedLaneError as error:
-            recovery = await self._recover(again, error.damage, error.damage.at, self.terms.strategy)
-            return cast("LoadedModel", recovery.result)
+            return cast("LoadedModel", await self._recover_unplanned(error.damage, again, info.name))
 
     async def _answer(self, request: Request) -> Reply:
         """Send a request that no fault is planned for; a lane that breaks under it is mended by the strategy."""
@@ -170,8 +184,7 @@ class Lease:
         try:
             return await request.answer()
         except DamagedLaneError as error:
-            recovery = await self._recover(request.again, error.damage, error.damage.at, self.terms.strategy)
-            return cast("Reply", recovery.result)
+            return cast("Reply", await self._recover_unplanned(error.damage, request.again, request.model.info.name))
         finally:
             request.close()
 
@@ -270,6 +283,29 @@ class Lease:
         recovery = await self._recover(again, damage, story.fault_at + idle, story.strategy)
         story.phases, story.attempts = recovery.phases, recovery.attempts
         return recovery.result
+
+    async def _recover_unplanned(self, damage: Damage, again: Any, model: str) -> Any:
+        """Recover from damage that nobody planned; it is told, or a flaky lane would pass for a sound one."""
+        recovery = await self._recover(again, damage, damage.at, self.terms.strategy)
+        self._unplanned(f"unplanned_recovery_{damage.symptom}", model, recovery.phases.total)
+        return recovery.result
+
+    def _unplanned(self, metric: str, model: str, milliseconds: float) -> None:
+        self._record(
+            MeasurementRow(
+                run_id=self.terms.run_id,
+                evidence=self.lane.probe.evidence,
+                test_id=self.terms.test_id,
+                lane=str(self.lane.name),
+                model=model,
+                family="",
+                engine=str(Engine.ONNX),
+                bits=32,
+                metric=metric,
+                value=milliseconds,
+                unit="ms",
+            )
+        )
 
     async def _recover(self, again: Any, damage: Damage, fault_at: float, strategy: Strategy) -> Recovery[Any]:
         self.lane.counts["recoveries"] += 1

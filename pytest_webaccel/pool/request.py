@@ -26,7 +26,7 @@ class Request:
         self, lane: LiveLane, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, deadline: float
     ) -> None:
         self._lane = lane
-        self._model = model
+        self.model = model
         self._arrays = arrays
         self._outputs = outputs
         self._deadline = deadline
@@ -37,7 +37,7 @@ class Request:
         """Send it to the station in service."""
         self._station = self._lane.here
         self._id = self._station.engine.send_run(
-            self._model, self._arrays, self._outputs, deadline=deadline or self._deadline, hold=hold
+            self.model, self._arrays, self._outputs, deadline=deadline or self._deadline, hold=hold
         )
 
     async def started(self, *, deadline: float) -> None:
@@ -50,7 +50,7 @@ class Request:
 
     async def answer(self) -> Reply:
         """Wait for its answer."""
-        return await self._station.unless_fatal(self._station.engine.answer(self._model, self._id))
+        return await self._station.unless_fatal(self._station.engine.answer(self.model, self._id))
 
     def close(self) -> None:
         """Stop waiting for it, if it is still owed."""
@@ -61,7 +61,7 @@ class Request:
         if self._station is self._lane.here and self._station.channel.is_pending(self._id):
             return await self.answer()
         self._station.channel.abandon(self._id)
-        if self._model.key not in self._lane.here.loaded:
-            await self._lane.load(self._model.info, self._model.build, deadline=deadline)
+        if self.model.key not in self._lane.here.loaded:
+            await self._lane.load(self.model.info, self.model.build, deadline=deadline)
         self.send(deadline=deadline)
         return await self.answer()

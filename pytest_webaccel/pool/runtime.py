@@ -43,19 +43,26 @@ class LoopThread:
         ``deadline`` is the work's own, in seconds; waiting ends :data:`GRACE_S` after it in any case,
         with WebAccelError. On Ctrl-C the work is cancelled and its clean-up awaited.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def known() -> T:
+            if (task := asyncio.current_task()) is not None:
+                tasks.append(task)
+            return await work
+
+        future = asyncio.run_coroutine_threadsafe(known(), self._loop)
         try:
             return future.result(deadline + GRACE_S)
         except concurrent.futures.TimeoutError:
             if future.done():
                 raise
-            self._cancel(future)
+            self._cancel(tasks)
             raise WebAccelError(
                 f"the worker's loop did not answer within {deadline + GRACE_S:g} s, though the work's own deadline was "
                 f"{deadline:g} s: please report this as a defect of pytest-webaccel"
             ) from None
         except BaseException:
-            self._cancel(future)
+            self._cancel(tasks)
             raise
 
     def stop(self) -> None:
@@ -65,19 +72,18 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CANCEL_S)
 
-    def _cancel(self, future: concurrent.futures.Future[T]) -> None:
-        settled = asyncio.run_coroutine_threadsafe(self._end(future), self._loop)
-        with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
-            settled.result(_CANCEL_S)
+    def _cancel(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Cancel ``tasks`` and wait for their clean-up."""
 
-    async def _end(self, future: concurrent.futures.Future[T]) -> None:
-        """Cancel the work behind ``future`` and wait for its clean-up."""
-        before = asyncio.all_tasks()
-        future.cancel()
-        await asyncio.sleep(0)
-        cancelled = {task for task in before if task.cancelling() and task is not asyncio.current_task()}
-        if cancelled:
-            await asyncio.wait(cancelled, timeout=_CANCEL_S)
+        async def end() -> None:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=_CANCEL_S)
+
+        settled = asyncio.run_coroutine_threadsafe(end(), self._loop)
+        with contextlib.suppress(concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            settled.result(_CANCEL_S + 1)
 
     def _main(self) -> None:
         asyncio.set_event_loop(self._loop)

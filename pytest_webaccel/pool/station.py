@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.engines.onnx import LoadedModel, OnnxEngine, OrtCopy, Placement
-from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailableError, RemoteError
+from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailableError, RemoteError, WebAccelError
 from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Station:
         self._placements = placements
         self._ort = ort
         self._changed = asyncio.Event()
+        self._life = 0
         self.channel: Channel = bridge.open(str(lane))
         self.channel.offer = self._offer
         self.channel.on_damage = self._note
@@ -82,6 +83,7 @@ class Station:
         async with asyncio.timeout(deadline):
             await self.driver.open(self._bridge.page_url(self.channel, self.lane.backend), deadline=deadline)
             await self.unless_fatal(self.channel.wait_connected(deadline=deadline, new_instance_since=instances))
+            self._life = self.channel.session.instances
             await self.unless_fatal(self.channel.request("renew", deadline=deadline))
         self.damages.clear()
 
@@ -94,16 +96,14 @@ class Station:
         self.damages.clear()
 
     async def reconnect(self, *, deadline: float) -> None:
-        """Wait until the same page has resumed its session."""
-        instances = self.channel.session.instances
+        """Wait until the same page has resumed its session; raises DamagedLaneError where another one came."""
         await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
-        if self.channel.session.instances != instances:
-            damage = Damage(Symptom.PAGE_REPLACED, "another page joined", asyncio.get_running_loop().time())
-            raise DamagedLaneError(damage, str(self.lane))
+        self._require_same_page()
         self.damages.clear()
 
     async def load(self, info: ModelInfo, build: OrtBuild, *, deadline: float) -> LoadedModel:
         """Load a model, or return it where this page has it already."""
+        self._require_same_page()
         key = f"{info.sha256[:16]}-{build}"
         if key in self.loaded:
             return self.loaded[key]
@@ -132,9 +132,10 @@ class Station:
         if self.driver.pid is None:
             return False
         try:
+            self._require_same_page()
             await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
             reply = await self.unless_fatal(self.channel.request("ping", deadline=deadline))
-        except (DamagedLaneError, RemoteError):
+        except WebAccelError:
             return False
         return isinstance(reply.value, dict) and reply.value.get("lost") is False
 
@@ -169,6 +170,14 @@ class Station:
             await self._bridge.close(self.channel)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _require_same_page(self) -> None:
+        """Raise DamagedLaneError where the page went away by itself, by a reload, and took its models along."""
+        if self.channel.session.instances != self._life:
+            self._forget_models()
+            now = asyncio.get_running_loop().time()
+            damage = Damage(Symptom.PAGE_REPLACED, "the page was replaced by another, which holds nothing", now)
+            raise DamagedLaneError(damage, str(self.lane))
 
     def _forget_models(self) -> None:
         self.loaded.clear()

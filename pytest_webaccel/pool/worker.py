@@ -95,6 +95,9 @@ class Worker:
         """End lanes, bridge and loop; nothing is left running."""
         try:
             self.call(self.pool.stop(), deadline=_END_S)
+        except BaseException:  # Ctrl-C, most likely: what it cut short is done again, or a profile would stay
+            self.call(self.pool.stop(), deadline=_END_S)
+            raise
         finally:
             self._loop.stop()
 

@@ -23,6 +23,7 @@ def lines(data: ReportData, *, database: Path | None = None, report: Path | None
         found += _faults(data, grade)
     if not data.recoveries:
         found.append("faults: none were planned; plan one with --webaccel-fault or @pytest.mark.fault")
+    found += _unplanned(data)
     crashed = [test.test_id for test in data.tests if test.outcome == "crashed"]
     if crashed:
         found.append(
@@ -49,6 +50,17 @@ def _lanes(data: ReportData) -> list[str]:
         )
     found += [f"lane {_plain(name)}: not used, {_plain(why)}" for name, why in sorted(data.missing.items())]
     return found or ["lanes: none were used"]
+
+
+def _unplanned(data: ReportData) -> list[str]:
+    """Repairs that nobody planned: a flaky lane must not pass for a sound one."""
+    counts = Counter(row.metric for row in data.measurements if row.metric.startswith("unplanned_"))
+    if not counts:
+        return []
+    kinds = ", ".join(f"{metric.removeprefix('unplanned_')} x{count}" for metric, count in sorted(counts.items()))
+    return [
+        f"lanes broke without a planned fault {_count(sum(counts.values()), 'time')} and were mended: {_plain(kinds)}"
+    ]
 
 
 def _faults(data: ReportData, grade: Evidence) -> list[str]:

@@ -6,9 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NAMES = sorted(
-    path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if "def main(" in path.read_text()
-)
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py") if "def main(" in path.read_text())
 
 
 def main(arguments: list[str]) -> int:

@@ -339,7 +339,7 @@ def test_a_model_is_loaded_run_and_unloaded(stage, tmp_path):
             reply = await engine.answer(loaded, engine.send_run(loaded, feeds, ["s"], deadline=30))
             assert list(reply.tensors) == ["s"]
             await engine.unload(loaded, deadline=10)
-            with pytest.raises(ModelError, match="not loaded"):
+            with pytest.raises(DamagedLaneError, match="lost model"):
                 await engine.answer(loaded, engine.send_run(loaded, feeds, None, deadline=30))
 
     stage.run(body())
