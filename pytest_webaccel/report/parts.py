@@ -24,7 +24,7 @@ text-align:left;max-width:980px}
 .webaccel code{font:12px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .webaccel table{border-collapse:collapse;margin:.5em 0 1em;font-size:13px;width:100%}
 .webaccel th,.webaccel td{text-align:left;vertical-align:top;padding:4px 10px 4px 0;
-border-bottom:1px solid var(--wa-line);overflow-wrap:anywhere;color:inherit}
+border-bottom:1px solid var(--wa-line);overflow-wrap:break-word;color:inherit}
 .webaccel thead th{color:var(--wa-soft);font-weight:600;border-bottom-width:2px;overflow-wrap:normal}
 .webaccel dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:.6em 0}
 .webaccel dt{color:var(--wa-soft)}.webaccel dd{margin:0;overflow-wrap:anywhere}
