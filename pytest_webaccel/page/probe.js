@@ -70,7 +70,10 @@ async function webaccelProbe(deadlineMs) {
   /** @type {(finding: Finding) => Promise<void>} */
   const webgpu = async (finding) => {
     if (!navigator.gpu) throw new Error("navigator.gpu is missing");
-    const adapter = await within("requestAdapter", navigator.gpu.requestAdapter({ powerPreference: "high-performance" }));
+    const adapter = await within(
+      "requestAdapter",
+      navigator.gpu.requestAdapter({ powerPreference: "high-performance" }),
+    );
     if (!adapter) throw new Error("requestAdapter gave no adapter");
     const info = /** @type {any} */ (adapter).info ?? {};
     finding.adapter = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(" ");

@@ -6,7 +6,6 @@ A table there is whatever the file says, so nobody types a figure.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,9 @@ def publish(paths: list[str]) -> None:
         opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
         if opening not in text:
             raise SystemExit(f"{RESULTS} has no place for {name}")
-        between = f"{opening}\n{table(data)}\n{closing}"
-        text = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", lambda _: between, text, flags=re.DOTALL)
+        before, rest = text.split(opening, 1)
+        after = rest.split(closing, 1)[1]
+        text = f"{before}{opening}\n{table(data)}\n{closing}{after}"
     RESULTS.write_text(text)
 
 
