@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
 import tempfile
+import time
 import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING
 
 import duckdb  # imported before pytester forgets modules: DuckDB cannot be imported twice
 import psutil
@@ -13,6 +19,9 @@ from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.terms import Browser, Fault
 from tests.models import scaled_sum
+
+if TYPE_CHECKING:
+    import pathlib
 
 pytestmark = pytest.mark.skipif(
     browsers.find(Browser.CHROMIUM) is None, reason="no Chromium is here: python -m pytest_webaccel install"
@@ -122,3 +131,49 @@ def test_a_fault_may_be_aimed_at_a_whole_run_by_a_flag(pytester, session):
     assert rows(pytester, "select fault, strategy, outcome from recoveries") == [
         ("connection_lost", "coordinated", "recovered")
     ]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "worker"])
+def test_an_interrupt_in_mid_request_stores_what_was_done_and_leaves_nothing(pytester, session, tmp_path, workers):
+    del session  # its set-up is what is wanted: model, cache, temporary folder
+    pytester.makepyfile(
+        test_it=SUITE.split("    @pytest.mark.parametrize")[0]
+        + """
+    def test_hangs(webaccel):
+        model = webaccel.load(MODEL)
+        pathlib.Path("hanging").touch()
+        while True:
+            webaccel.run(model, FEEDS)
+        """
+    )
+    arguments = ("-p", "no:cacheprovider", "--webaccel-lanes=chromium:cpu", "--webaccel-db=runs.duckdb", *workers)
+    said = pytester.path / "said.txt"
+    with said.open("wb") as out:
+        plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
+        command = [*pytester._getpytestargs(), *plugins, *arguments]
+        process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
+        appeared = Deadline(60)
+        while not (pytester.path / "hanging").exists():
+            appeared.check(process, said)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+        process.wait(60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert ("passed",) in rows(pytester, "select outcome from tests where test_id like '%test_answer%'")
+    assert rows(pytester, "select exit_status from runs") == [(2,)]
+    assert not list(tmp_path.glob("webaccel*"))
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or ())
+    ]
+
+
+class Deadline:
+    """Waiting for another process, no longer than ``seconds`` and not beyond its end."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def check(self, process: subprocess.Popen[bytes], said: pathlib.Path) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < self._until, said.read_text()
