@@ -27,7 +27,8 @@ def lease():
 def identity(element: int) -> bytes:
     x, y = (helper.make_tensor_value_info(name, element, ["n"]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 def extremes(name: str) -> np.ndarray:
