@@ -100,8 +100,8 @@ def _webaccel_lease(
     with _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy) as lease:
         lease.planned.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
         yield lease
-        if _webaccel_item.stash.get(PASSED_KEY, False) and lease.planned:
-            left = ", ".join(str(plan.fault) for plan in lease.planned)
+        if _webaccel_item.stash.get(PASSED_KEY, False) and (unfired := lease.unfired()):
+            left = ", ".join(str(plan.fault) for plan in unfired)
             pytest.fail(
                 f"planned and never caused: {left}. The test made {lease.requests} requests; a fault strikes a "
                 "webaccel.run(...). Make one for each fault, or plan fewer.",

@@ -141,12 +141,6 @@ class LiveLane:
         self.wanted.clear()
         self._asked.clear()
 
-    async def unload(self, loaded: LoadedModel, *, deadline: float = 5.0) -> None:
-        """Free a model here."""
-        self.wanted.pop(loaded.key, None)
-        if self.here.loaded.pop(loaded.key, None) is not None:
-            await self.here.engine.unload(loaded, deadline=deadline)
-
     async def prepare_spare(self, *, deadline: float = _START_S) -> None:
         """Start a spare, load the lane's models into it, and run each once with what it was last fed."""
         async with self._sparing:
