@@ -17,20 +17,8 @@ from pytest_webaccel.errors import (
     RecoveryError,
     WebAccelError,
 )
-from pytest_webaccel.terms import (
-    Damage,
-    Engine,
-    Fault,
-    FaultPlan,
-    FaultPoint,
-    Lane,
-    MeasurementRow,
-    OrtBuild,
-    ParityRow,
-    ProbeResult,
-    Row,
-    Strategy,
-)
+from pytest_webaccel.rows import MeasurementRow, ParityRow, Row
+from pytest_webaccel.terms import Damage, Engine, Fault, FaultPlan, FaultPoint, Lane, OrtBuild, ProbeResult, Strategy
 from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pytest_webaccel.faces import Faults, PoolFace, WebAccel
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.rows import Row
     from pytest_webaccel.scheduling.session import SessionInfo
-    from pytest_webaccel.terms import FaultPlan, ProbeResult, Row, Strategy
+    from pytest_webaccel.terms import FaultPlan, ProbeResult, Strategy
 
 __all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
 

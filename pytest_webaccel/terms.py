@@ -1,24 +1,21 @@
 """The words of the project: one name for one thing in code, flags, tables, reports and docs.
 
-Enums hold the vocabulary; frozen dataclasses hold the facts that travel between floors, between
-processes and into DuckDB. Nothing here does any work, and nothing here imports a sibling.
+Enums hold the vocabulary, frozen dataclasses the facts that travel between floors and processes; what is
+stored is in :mod:`pytest_webaccel.rows`. Nothing here does any work, and nothing here imports a sibling.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import json
-import uuid
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = [
     "ACCELERATED",
-    "TABLES",
+    "MENDING",
     "Backend",
     "Browser",
     "Damage",
@@ -29,26 +26,16 @@ __all__ = [
     "FaultPlan",
     "FaultPoint",
     "Lane",
-    "LaneRow",
     "LaneState",
-    "MeasurementRow",
+    "Level",
     "Mode",
     "OrtBuild",
     "Outcome",
-    "ParityRow",
     "Phases",
     "ProbeResult",
-    "RecoveryRow",
-    "Row",
-    "RunRow",
     "Strategy",
     "Symptom",
-    "TestRow",
-    "TransactionRow",
     "TransactionState",
-    "decode_row",
-    "encode_row",
-    "now",
 ]
 
 
@@ -117,8 +104,23 @@ class Fault(enum.StrEnum):
     """Faults that can be caused."""
 
     CONNECTION_LOST = "connection_lost"
+    CONNECTION_STALLED = "connection_stalled"
+    NETWORK_LATENCY = "network_latency"
+    NETWORK_BANDWIDTH = "network_bandwidth"
+    NETWORK_JITTER = "network_jitter"
+    PAGE_CRASH = "page_crash"
+    PAGE_RELOAD = "page_reload"
     BROWSER_CRASH = "browser_crash"
     DEVICE_LOST = "device_lost"
+    DEVICE_DESTROYED = "device_destroyed"
+    COMPONENT_TIMEOUT = "component_timeout"
+    COMPONENT_ERROR = "component_error"
+    OUT_OF_MEMORY = "out_of_memory"
+    PARTIAL_RESULT = "partial_result"
+    WORKER_CRASH = "worker_crash"
+    CASCADE = "cascade"
+    MULTI_BROWSER = "multi_browser"
+    STAGGERED = "staggered"
 
 
 class FaultPoint(enum.StrEnum):
@@ -126,14 +128,35 @@ class FaultPoint(enum.StrEnum):
 
     BEFORE = "before"
     MID_REQUEST = "mid_request"
+    MID_LOAD = "mid_load"
+    MID_TRANSFER = "mid_transfer"
+    DURING_RECOVERY = "during_recovery"
+    AFTER = "after"
+    RANDOM = "random"
+
+
+class Level(enum.StrEnum):
+    """How hard a run is hit; each level names a set of faults, the higher ones hold the lower."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
 
 
 class Strategy(enum.StrEnum):
-    """Recovery strategies; ``none`` is the control."""
+    """Recovery strategies; ``none`` and ``worker_restart`` are the controls."""
 
     SIMPLE = "simple"
+    PROGRESSIVE = "progressive"
+    PARALLEL = "parallel"
     COORDINATED = "coordinated"
     NONE = "none"
+    WORKER_RESTART = "worker_restart"
+
+
+#: Strategies that mend a lane; the others are controls.
+MENDING = frozenset({Strategy.SIMPLE, Strategy.PROGRESSIVE, Strategy.PARALLEL, Strategy.COORDINATED})
 
 
 class Outcome(enum.StrEnum):
@@ -178,6 +201,10 @@ class Symptom(enum.StrEnum):
     PAGE_REPLACED = "page_replaced"
     BROWSER_EXITED = "browser_exited"
     DEADLINE_PASSED = "deadline_passed"
+    RESULT_DAMAGED = "result_damaged"
+    OPERATION_FAILED = "operation_failed"
+    MEMORY_EXHAUSTED = "memory_exhausted"
+    CONNECTION_SLOW = "connection_slow"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -289,180 +316,3 @@ class Phases:
     load: float = 0.0
     restore: float = 0.0
     replay: float = 0.0
-
-
-def now() -> str:
-    """Return the present moment as ISO 8601 in UTC, the form of every ``at`` column."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def _row_id() -> str:
-    return uuid.uuid4().hex
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-    """What every stored row has. ``row_id`` lets a row that came twice be kept once."""
-
-    table: ClassVar[str] = ""
-
-    run_id: str
-    evidence: Evidence
-    at: str = dataclasses.field(default_factory=now)
-    row_id: str = dataclasses.field(default_factory=_row_id)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunRow(Row):
-    """One pytest session. ``evidence`` is the weakest grade any of its lanes had."""
-
-    table: ClassVar[str] = "runs"
-
-    started_at: str
-    finished_at: str
-    mode: Mode
-    seed: int
-    versions: Mapping[str, Any]
-    host: str
-    exit_status: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LaneRow(Row):
-    """One lane as one worker really started it."""
-
-    table: ClassVar[str] = "lanes"
-
-    lane: str
-    browser: str
-    browser_version: str
-    backend: str
-    adapter: str
-    features: Sequence[str]
-    worker: str
-    host: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TestRow(Row):
-    """One test on one lane. ``outcome`` is pytest's word, ``crashed`` or ``interrupted``."""
-
-    __test__: ClassVar[bool] = False  # not a test class, whatever pytest reads into the name
-    table: ClassVar[str] = "tests"
-
-    test_id: str
-    lane: str
-    worker: str
-    outcome: str
-    duration_ms: float
-    model: str = ""
-    family: str = ""
-    reason: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RecoveryRow(Row):
-    """One fault and what came of it. Times are milliseconds."""
-
-    table: ClassVar[str] = "recoveries"
-
-    test_id: str
-    lane: str
-    fault: str
-    strategy: str
-    outcome: str
-    total_ms: float
-    detect_ms: float
-    reassign_ms: float
-    load_ms: float
-    restore_ms: float
-    replay_ms: float
-    attempts: int
-    duplicated: int
-    lost: int
-    undisturbed_ms: float = 0.0
-    worker: str = ""
-    model: str = ""
-    detail: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasurementRow(Row):
-    """One measured value."""
-
-    table: ClassVar[str] = "measurements"
-
-    test_id: str
-    lane: str
-    model: str
-    family: str
-    engine: str
-    bits: int
-    metric: str
-    value: float
-    unit: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TransactionRow(Row):
-    """One state that one journalled change reached."""
-
-    table: ClassVar[str] = "transactions"
-
-    lane: str
-    transaction_id: str
-    state: str
-    kind: str
-    test_id: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParityRow(Row):
-    """One output of one model on one lane, held against a reference.
-
-    ``placement`` counts nodes by execution provider, as the engine itself logged them.
-    """
-
-    table: ClassVar[str] = "parity"
-
-    test_id: str
-    lane: str
-    model: str
-    output: str
-    reference: str
-    agrees: bool
-    max_abs: float
-    max_ulp: float
-    tolerance: float
-    blamed_operator: str = ""
-    placement: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-
-#: Row types by table name, in the order in which they are created.
-TABLES: Mapping[str, type[Row]] = {
-    row.table: row for row in (RunRow, LaneRow, TestRow, RecoveryRow, MeasurementRow, TransactionRow, ParityRow)
-}
-
-
-def encode_row(row: Row) -> str:
-    """Return ``row`` as one line of JSON, for a spool line or a report property."""
-    return json.dumps({"table": row.table, **dataclasses.asdict(row)}, separators=(",", ":"), allow_nan=True)
-
-
-def decode_row(text: str) -> Row:
-    """Return the row that :func:`encode_row` wrote.
-
-    Raises ValueError, naming the table or the field, when the text is not one.
-    """
-    try:
-        data = json.loads(text)
-        kind = TABLES[data.pop("table")]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"not a row of a known table: {text[:80]!r}") from error
-    names = {field.name for field in dataclasses.fields(kind)}
-    if unknown := set(data) - names:
-        raise ValueError(f"row of table {kind.table!r} has unknown fields {sorted(unknown)}")
-    try:
-        return kind(**{**data, "evidence": Evidence(data["evidence"])})
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"row of table {kind.table!r} is not whole: {error}") from error

@@ -33,6 +33,11 @@ class Driver(Protocol):
         ...
 
     @property
+    def takes_files(self) -> bool:
+        """Whether :meth:`offer_files` is to be had; where it is not, the page fetches files from the bridge."""
+        ...
+
+    @property
     def version(self) -> str:
         """Version as the running browser reports it; empty before :meth:`start`."""
         ...
@@ -43,9 +48,10 @@ class Driver(Protocol):
         ...
 
     def on_damage(self, listener: DamageListener) -> None:
-        """Have ``listener`` called, in the loop, for a crashed page or an exited browser.
+        """Have ``listener`` called, in the loop, for a crashed page, a lost GPU process or an exited browser.
 
-        Symptoms: ``page_crashed``, ``browser_exited``. An exit that :meth:`stop` asked for is none.
+        Symptoms: ``page_crashed``, ``device_lost`` (where the driver sees the GPU process end before the page
+        does), ``browser_exited``. An exit that :meth:`stop` asked for is none.
         """
         ...
 
@@ -67,6 +73,25 @@ class Driver(Protocol):
 
     async def crash_gpu(self, *, deadline: float) -> None:
         """Kill the browser's GPU process; returns once that process is gone."""
+        ...
+
+    def crash_page(self) -> None:
+        """Have the page's process die, at once and without waiting; seen as ``page_crashed`` damage."""
+        ...
+
+    async def reload(self, *, deadline: float) -> None:
+        """Have the lane's page navigate away and back to its own address: the same tab, another document."""
+        ...
+
+    async def stop_page(self, *, deadline: float) -> None:
+        """SIGSTOP the page's process or processes: it answers nothing, and nothing is closed.
+
+        :meth:`resume_page`, :meth:`open`, :meth:`kill` and :meth:`stop` work on a stopped page all the same.
+        """
+        ...
+
+    def resume_page(self) -> None:
+        """SIGCONT what :meth:`stop_page` stopped and still is there; harmless otherwise."""
         ...
 
     def kill(self) -> None:

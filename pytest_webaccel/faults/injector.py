@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pytest_webaccel.errors import FaultError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Mapping, Sequence
+
+    from pytest_webaccel.bridge.toxics import Link
     from pytest_webaccel.browsers.driver import Driver
     from pytest_webaccel.terms import Damage, Fault, ProbeResult, Symptom
 
@@ -37,6 +40,31 @@ class FaultTarget(Protocol):
 
         Raises BridgeError when no page is connected.
         """
+        ...
+
+    @property
+    def link(self) -> Link:
+        """The network path between the lane's page and the bridge, where toxics are laid."""
+        ...
+
+    async def harm(self, kind: str, arguments: Mapping[str, Any] | None = None, *, deadline: float) -> None:
+        """Have the page harm itself (``page/harm.mjs``); returns once it is done, BridgeError where it is not."""
+        ...
+
+    def post_harm(self, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
+        """Have the page harm itself in a way that it cannot answer to, such as a loop without end."""
+        ...
+
+    def others(self) -> Sequence[Driver]:
+        """Every other running browser of this process: the lane's spare, other lanes and theirs."""
+        ...
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Go on with ``work`` in the background until it ends or :meth:`roll_back_later` cancels it."""
+        ...
+
+    async def roll_back_later(self) -> None:
+        """Cancel what :meth:`later` began and still runs; returns once it ended."""
         ...
 
     async def damage(self, symptoms: frozenset[Symptom], *, deadline: float) -> Damage:

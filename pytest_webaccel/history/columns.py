@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, get_origin, get_type_hints
 
-from pytest_webaccel.terms import TABLES, Evidence, Mode, Row
+from pytest_webaccel.rows import TABLES, Row
+from pytest_webaccel.terms import Evidence, Mode
 
 __all__ = ["Column", "columns", "row_problem"]
 

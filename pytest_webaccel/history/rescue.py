@@ -17,7 +17,7 @@ from pytest_webaccel.history.spool import Spool, SpoolContents
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_webaccel.terms import Row
+    from pytest_webaccel.rows import Row
 
 __all__ = ["files", "save", "settle"]
 

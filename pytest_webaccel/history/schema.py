@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history.columns import columns
-from pytest_webaccel.terms import TABLES, Row
+from pytest_webaccel.rows import TABLES, Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

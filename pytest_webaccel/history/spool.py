@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history.columns import row_problem
-from pytest_webaccel.terms import Row, decode_row, encode_row
+from pytest_webaccel.rows import Row, decode_row, encode_row
 
 if TYPE_CHECKING:
     from types import TracebackType

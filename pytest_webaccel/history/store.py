@@ -17,7 +17,7 @@ from pytest_webaccel.history import rescue, schema
 from pytest_webaccel.history.columns import columns, row_problem
 from pytest_webaccel.history.spool import scan_spool
 from pytest_webaccel.history.trouble import explain
-from pytest_webaccel.terms import TABLES, RecoveryRow, Row, RunRow
+from pytest_webaccel.rows import TABLES, RecoveryRow, Row, RunRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -20,19 +20,8 @@ from pytest_webaccel.pool.request import Arrays, Request
 from pytest_webaccel.pool.story import Story, Terms, contradiction
 from pytest_webaccel.recovery.conductor import ANSWERS, GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.strategies import STRATEGIES
-from pytest_webaccel.terms import (
-    Damage,
-    Engine,
-    FaultPlan,
-    FaultPoint,
-    LaneState,
-    MeasurementRow,
-    OrtBuild,
-    Outcome,
-    Row,
-    Strategy,
-    Symptom,
-)
+from pytest_webaccel.rows import MeasurementRow, Row
+from pytest_webaccel.terms import Damage, Engine, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Strategy, Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence

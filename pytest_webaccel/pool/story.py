@@ -9,7 +9,8 @@ import numpy as np
 
 from pytest_webaccel.parity.compare import compare
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
-from pytest_webaccel.terms import Damage, FaultPlan, Outcome, Phases, RecoveryRow, Strategy
+from pytest_webaccel.rows import RecoveryRow
+from pytest_webaccel.terms import Damage, FaultPlan, Outcome, Phases, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,8 @@ from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
-from pytest_webaccel.terms import Browser, Evidence, Lane, LaneRow, ProbeResult, Row, Strategy, TransactionRow
+from pytest_webaccel.rows import LaneRow, Row, TransactionRow
+from pytest_webaccel.terms import Browser, Evidence, Lane, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence

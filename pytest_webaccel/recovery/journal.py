@@ -11,9 +11,10 @@ import dataclasses
 import uuid
 from typing import TYPE_CHECKING
 
-from pytest_webaccel import terms
+from pytest_webaccel import rows
 from pytest_webaccel.errors import WebAccelError
-from pytest_webaccel.terms import Evidence, Lane, TransactionRow, TransactionState
+from pytest_webaccel.rows import TransactionRow
+from pytest_webaccel.terms import Evidence, Lane, TransactionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +74,7 @@ class Journal:
         run_id: str,
         evidence: Evidence,
         *,
-        clock: Callable[[], str] = terms.now,
+        clock: Callable[[], str] = rows.now,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._sink = sink

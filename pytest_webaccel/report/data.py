@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import Store
-from pytest_webaccel.terms import (
+from pytest_webaccel.rows import (
     TABLES,
-    Evidence,
     LaneRow,
     MeasurementRow,
-    Outcome,
     ParityRow,
-    ProbeResult,
     RecoveryRow,
     Row,
     RunRow,
-    Strategy,
     TestRow,
     TransactionRow,
 )
+from pytest_webaccel.terms import Evidence, Outcome, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.parts import STYLE, badge, milliseconds, outcome, phase_bar, phase_key, phases, table, text
-from pytest_webaccel.terms import MeasurementRow, ParityRow, RecoveryRow, Row, TestRow
+from pytest_webaccel.rows import MeasurementRow, ParityRow, RecoveryRow, Row, TestRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

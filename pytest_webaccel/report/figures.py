@@ -13,13 +13,15 @@ from pytest_webaccel.report.data import Cell, ReportData, recovered
 from pytest_webaccel.report.palette import FAILED, FALLBACK, INK, MARKERS, PHASES, STRATEGIES
 from pytest_webaccel.report.picture import Picture, drawing, label
 from pytest_webaccel.report.statistics import Summary, summarise, wilson
-from pytest_webaccel.terms import Evidence, Outcome, RecoveryRow
+from pytest_webaccel.terms import Evidence, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from pytest_webaccel.rows import RecoveryRow
 
 __all__ = ["durations", "pictures", "recovery_phases", "recovery_times", "success_board"]
 

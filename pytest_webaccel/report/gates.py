@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.data import CONTROLS, recovered
 from pytest_webaccel.report.statistics import percentile, wilson
-from pytest_webaccel.terms import Evidence, RecoveryRow, Row
+from pytest_webaccel.rows import RecoveryRow, Row
+from pytest_webaccel.terms import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,10 +6,12 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.palette import FAILED, PHASES
-from pytest_webaccel.terms import Evidence, Outcome, RecoveryRow
+from pytest_webaccel.terms import Evidence, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from pytest_webaccel.rows import RecoveryRow
 
 __all__ = ["STYLE", "badge", "details", "milliseconds", "outcome", "phase_bar", "phase_key", "table", "text"]
 

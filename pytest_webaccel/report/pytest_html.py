@@ -17,7 +17,7 @@ from pytest_webaccel.history.columns import row_problem
 from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.extra import test_extra
 from pytest_webaccel.report.section import section
-from pytest_webaccel.terms import Row, decode_row
+from pytest_webaccel.rows import Row, decode_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.report.figures import pictures
 from pytest_webaccel.report.parts import STYLE, badge, details, milliseconds, outcome, phase_bar, phase_key, table, text
 from pytest_webaccel.report.statistics import percentile
-from pytest_webaccel.terms import Evidence, RunRow
+from pytest_webaccel.terms import Evidence
 
 if TYPE_CHECKING:
     from pytest_webaccel.report.data import ReportData
     from pytest_webaccel.report.picture import Picture
+    from pytest_webaccel.rows import RunRow
 
 __all__ = ["section"]
 

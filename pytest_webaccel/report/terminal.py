@@ -6,12 +6,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.statistics import percentile, wilson
-from pytest_webaccel.terms import Evidence, LaneRow
+from pytest_webaccel.terms import Evidence
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_webaccel.report.data import ReportData
+    from pytest_webaccel.rows import LaneRow
 
 __all__ = ["lines"]
 

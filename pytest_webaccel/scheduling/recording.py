@@ -12,19 +12,10 @@ import pytest
 from pytest_webaccel import __version__
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import check, requirement
+from pytest_webaccel.rows import LaneRow, Row, RunRow, TestRow, decode_row, now
 from pytest_webaccel.scheduling.lanes import lane_of, weakest
 from pytest_webaccel.scheduling.session import LANE_PROPERTY, SessionInfo
-from pytest_webaccel.terms import (
-    ACCELERATED,
-    Browser,
-    Evidence,
-    LaneRow,
-    Row,
-    RunRow,
-    TestRow,
-    decode_row,
-    now,
-)
+from pytest_webaccel.terms import ACCELERATED, Browser, Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,9 +11,10 @@ import pytest
 from pytest_webaccel.declarations import SESSION_MADE_KEY
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.options import Settings
+from pytest_webaccel.rows import Row, TransactionRow, encode_row
 from pytest_webaccel.scheduling.binding import parse_lanes
 from pytest_webaccel.scheduling.lanes import lane_table
-from pytest_webaccel.terms import Lane, ProbeResult, Row, TransactionRow, encode_row
+from pytest_webaccel.terms import Lane, ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ import duckdb  # noqa: F401 - before pytester: it forgets modules imported in a 
 import pytest
 
 from pytest_webaccel.history import Store
-from pytest_webaccel.terms import RunRow, TestRow
+from pytest_webaccel.rows import RunRow, TestRow
 
 pytest.importorskip("xdist")
 
@@ -257,7 +257,7 @@ def test_rows_reach_junit_and_the_database_from_workers(pytester):
     pytester.makepyfile(
         """
         from pytest_webaccel.scheduling.session import session_of
-        from pytest_webaccel.terms import MeasurementRow
+        from pytest_webaccel.rows import MeasurementRow
         def test_x(webaccel_lane, request):
             session = session_of(request.config)
             lane = str(webaccel_lane.lane)
@@ -268,7 +268,7 @@ def test_rows_reach_junit_and_the_database_from_workers(pytester):
     )
     result, _ = outcomes(pytester, FAKE, "-n2", "--webaccel-db=runs.duckdb")
     assert result.ret == 0
-    from pytest_webaccel.terms import MeasurementRow
+    from pytest_webaccel.rows import MeasurementRow
 
     with Store.open(pytester.path / "runs.duckdb", read_only=True) as store:
         rows = store.rows(MeasurementRow)
@@ -286,7 +286,7 @@ def test_a_dead_workers_rows_are_in_the_record(pytester):
         """
         import os
         from pytest_webaccel.scheduling.session import session_of
-        from pytest_webaccel.terms import MeasurementRow
+        from pytest_webaccel.rows import MeasurementRow
         def test_x(webaccel_lane, request):
             session = session_of(request.config)
             row = MeasurementRow(run_id=session.run_id, evidence="fake", test_id=request.node.nodeid, lane="fake:cpu",
@@ -296,7 +296,7 @@ def test_a_dead_workers_rows_are_in_the_record(pytester):
         """
     )
     run(pytester, "--webaccel-lanes=fake:cpu", "-n1", "--webaccel-db=runs.duckdb")
-    from pytest_webaccel.terms import MeasurementRow
+    from pytest_webaccel.rows import MeasurementRow
 
     with Store.open(pytester.path / "runs.duckdb", read_only=True) as store:
         assert [row.value for row in store.rows(MeasurementRow)] == [1.5]
@@ -323,7 +323,7 @@ def test_a_failed_gate_fails_the_run_and_says_why(pytester):
 
 NOTHING = """
 from pytest_webaccel.scheduling import lanes
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+from pytest_webaccel.terms import (Backend, Browser, Evidence, Lane, ProbeResult)
 
 def probe(*_):
     return tuple(

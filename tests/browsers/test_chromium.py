@@ -307,7 +307,7 @@ import asyncio, sys
 from pathlib import Path
 from pytest_webaccel.browsers import find
 from pytest_webaccel.browsers.chromium import ChromiumDriver
-from pytest_webaccel.terms import Browser
+from pytest_webaccel.terms import (Browser)
 async def main():
     driver = ChromiumDriver(find(Browser.CHROMIUM))
     await driver.start(deadline=20)

@@ -19,7 +19,8 @@ from pytest_webaccel.history.columns import columns
 from pytest_webaccel.history.schema import VERSION
 from pytest_webaccel.parity.tolerance import TOLERANCES
 from pytest_webaccel.recovery.strategies import STRATEGIES
-from pytest_webaccel.terms import TABLES, Backend, Evidence, Fault, FaultPoint, LaneState, Mode, Strategy, Symptom
+from pytest_webaccel.rows import TABLES
+from pytest_webaccel.terms import Backend, Evidence, Fault, FaultPoint, LaneState, Mode, Strategy, Symptom
 from tests.docs.pages import PAGES, REFERENCE, ROOT, anchors, prose, rows, section
 
 if TYPE_CHECKING:

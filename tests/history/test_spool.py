@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import Spool, read_spool, scan_spool
 from pytest_webaccel.history.spool import MAX_LINE_BYTES
-from pytest_webaccel.terms import Evidence, Row, TestRow, TransactionRow, encode_row
+from pytest_webaccel.rows import Row, TestRow, TransactionRow, encode_row
+from pytest_webaccel.terms import Evidence
 
 
 def row(test_id: str = "test_x[chromium:cpu]", **changes) -> TestRow:

@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import Store, expected_durations, record, schema
-from pytest_webaccel.terms import (
+from pytest_webaccel.rows import (
     TABLES,
-    Evidence,
     LaneRow,
     MeasurementRow,
-    Mode,
     ParityRow,
     RecoveryRow,
     Row,
@@ -26,6 +24,7 @@ from pytest_webaccel.terms import (
     TestRow,
     TransactionRow,
 )
+from pytest_webaccel.terms import Evidence, Mode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,8 @@ import pytest
 from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.recovery.journal import Journal
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, RecoveryRow, Strategy, TransactionRow
+from pytest_webaccel.rows import RecoveryRow, TransactionRow
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import FakeFleet, VirtualLoop, stand_in_ort
 from tests import models
 

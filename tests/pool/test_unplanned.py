@@ -8,7 +8,8 @@ import pytest
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.pool.worker import Worker
-from pytest_webaccel.terms import Browser, MeasurementRow, Strategy
+from pytest_webaccel.rows import MeasurementRow
+from pytest_webaccel.terms import Browser, Strategy
 from tests.models import scaled_sum
 
 FEEDS = {"x": np.ones(3, np.float32), "y": np.ones(3, np.float32)}

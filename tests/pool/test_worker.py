@@ -12,18 +12,8 @@ from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.errors import ConfigurationError, FaultError, LaneUnavailableError
 from pytest_webaccel.faces import Faults, PoolFace, WebAccel
 from pytest_webaccel.pool.worker import Worker
-from pytest_webaccel.terms import (
-    Browser,
-    Evidence,
-    Fault,
-    FaultPlan,
-    Lane,
-    ParityRow,
-    ProbeResult,
-    RecoveryRow,
-    Strategy,
-    TransactionRow,
-)
+from pytest_webaccel.rows import ParityRow, RecoveryRow, TransactionRow
+from pytest_webaccel.terms import Browser, Evidence, Fault, FaultPlan, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 from tests import models
 from tests.pool.conftest import ANSWER, CPU, FEEDS, GPU

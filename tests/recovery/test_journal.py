@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from pytest_webaccel.recovery.journal import MOVES, Journal, JournalError, JournalStatistics, Transaction
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, TransactionRow, TransactionState
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, TransactionState
+
+if TYPE_CHECKING:
+    from pytest_webaccel.rows import TransactionRow
 
 LANE = Lane(Browser.FAKE, Backend.CPU)
 

@@ -5,17 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pytest_webaccel.terms import (
-    Evidence,
-    LaneRow,
-    MeasurementRow,
-    Mode,
-    ParityRow,
-    RecoveryRow,
-    Row,
-    RunRow,
-    TestRow,
-)
+from pytest_webaccel.rows import LaneRow, MeasurementRow, ParityRow, RecoveryRow, Row, RunRow, TestRow
+from pytest_webaccel.terms import Evidence, Mode
 
 #: Breaks out of an attribute, a comment, a tag and a style, and carries what UTF-8 cannot.
 HOSTILE = (

@@ -6,7 +6,8 @@ from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import record
 from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.terminal import lines
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, RunRow
+from pytest_webaccel.rows import RunRow
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
 
 from .samples import a_recovery, a_test, a_whole_run
 

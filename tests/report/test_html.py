@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from html.parser import HTMLParser
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +14,12 @@ from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.extra import test_extra as extra
 from pytest_webaccel.report.figures import pictures
 from pytest_webaccel.report.section import section
-from pytest_webaccel.terms import Evidence, Row
+from pytest_webaccel.terms import Evidence
 
 from .samples import HOSTILE, a_recovery, a_test, a_whole_run
+
+if TYPE_CHECKING:
+    from pytest_webaccel.rows import Row
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

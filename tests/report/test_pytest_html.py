@@ -14,7 +14,8 @@ CONFTEST = """
 import pytest
 from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.pytest_html import register
-from pytest_webaccel.terms import Evidence, RecoveryRow, TestRow, decode_row, encode_row
+from pytest_webaccel.rows import RecoveryRow, TestRow, decode_row, encode_row
+from pytest_webaccel.terms import (Evidence)
 
 ROWS = []
 
