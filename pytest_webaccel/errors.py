@@ -22,6 +22,7 @@ __all__ = [
     "RecoveryError",
     "RemoteError",
     "WebAccelError",
+    "WrongAnswerError",
 ]
 
 
@@ -88,6 +89,10 @@ class FaultError(WebAccelError):
 
 class RecoveryError(WebAccelError):
     """Recovery was tried and its budget is spent."""
+
+
+class WrongAnswerError(RecoveryError):
+    """An answer that contradicts its reference, so that it must not be delivered."""
 
 
 class HistoryError(WebAccelError):

@@ -165,25 +165,31 @@ class OnnxEngine:
             raise ModelError(f"the {chosen} build of onnxruntime-web has no {self.backend}: use jsep or native.")
         return chosen
 
-    async def load(
-        self, info: ModelInfo, build: OrtBuild, *, deadline: float, known: Placement | None = None
-    ) -> LoadedModel:
-        """Load ``info`` into the page within ``deadline`` seconds.
+    def send_load(
+        self, info: ModelInfo, build: OrtBuild, *, deadline: float, known: Placement | None = None, hold: bool = False
+    ) -> int:
+        """Send a load of ``info`` and return its request id; raises ModelError where the copy lacks the build.
 
         Placement is read from the engine's log, unless it is ``known`` from an earlier load.
-        Raises ModelError when the engine refuses the model, DamagedLaneError when the lane breaks.
         """
-        name = self.ort.module(build)
-        loaded = LoadedModel(info, build, known or Placement({}, {}), 0.0)
         args = {
-            "model": loaded.key,
-            "url": self.ort.base + name,
+            "model": LoadedModel(info, build, Placement({}, {}), 0.0).key,
+            "url": self.ort.base + self.ort.module(build),
             "base": self.ort.base,
             "provider": _PROVIDERS[self.backend],
             "placement": known is None,
         }
+        return self.channel.send("load", args, files={"model": info.path}, deadline=deadline, hold=hold)
+
+    async def answer_load(
+        self, info: ModelInfo, build: OrtBuild, request_id: int, *, known: Placement | None = None
+    ) -> LoadedModel:
+        """Wait for the answer of a load.
+
+        Raises ModelError when the engine refuses the model, DamagedLaneError when the lane breaks.
+        """
         try:
-            reply = await self.channel.request("load", args, files={"model": info.path}, deadline=deadline)
+            reply = await self.channel.answer(request_id)
         except RemoteError as error:
             raise ModelError(self._complaint(info, build, "could not be loaded", error)) from error
         value = reply.value if isinstance(reply.value, dict) else {}

@@ -89,6 +89,16 @@ class Injector(Protocol):
         """The damage as which the fault must be seen."""
         ...
 
+    @property
+    def seen_by_request(self) -> bool:
+        """Whether only the request itself can see the damage, so that nothing is to be observed before it goes on."""
+        ...
+
+    @property
+    def degrades(self) -> bool:
+        """Whether the lane goes on, only worse, so that the request may rightly be answered all the same."""
+        ...
+
     def meaning(self, lane: ProbeResult) -> str | None:
         """Return None where the fault means something on ``lane``, else the reason why it does not."""
         ...
@@ -117,6 +127,8 @@ class BaseInjector(abc.ABC):
 
     fault: ClassVar[Fault]
     symptoms: ClassVar[frozenset[Symptom]]
+    seen_by_request: ClassVar[bool] = False
+    degrades: ClassVar[bool] = False
 
     def meaning(self, lane: ProbeResult) -> str | None:  # noqa: ARG002 - the Protocol's signature
         """Return None: the fault means something on every lane, unless a subclass knows better."""

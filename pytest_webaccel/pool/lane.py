@@ -1,21 +1,24 @@
-"""A live lane: its state, the station that serves it, its spare, and the models it must hold.
+"""A live lane: its state, the station that serves it, its spare, and what it must hold.
 
-It is what the recovery engine repairs (:class:`~pytest_webaccel.recovery.conductor.Repairable`) and
-what faults are aimed at (:class:`~pytest_webaccel.faults.injector.FaultTarget`).
+It is what the recovery engine repairs (:class:`~pytest_webaccel.recovery.conductor.Repairable`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+import random
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
-from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult, Symptom
+from pytest_webaccel.pool.holdings import Holdings
+from pytest_webaccel.pool.spare import Spare
+from pytest_webaccel.recovery.breaker import Backoff, Breakers
+from pytest_webaccel.recovery.engine import Survey
+from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     import numpy as np
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.station import Station
 
-__all__ = ["MOVES", "LiveLane"]
+__all__ = ["MOVES", "LiveLane", "Neighbourhood"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,21 +42,30 @@ MOVES: Mapping[LaneState, frozenset[LaneState]] = {
 }
 
 _START_S = 60.0
-#: Bytes of feeds that a lane keeps for its spare at most.
-_REMEMBERED_BYTES = 64 << 20
+#: Starts tried in one rung, with pauses between them.
+_STARTS = 3
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Feeds:
-    """What a model was last fed, and which outputs were asked for."""
+class Neighbourhood(Protocol):
+    """What a lane knows of the other lanes of its pool."""
 
-    feeds: Mapping[str, np.ndarray[Any, Any]]
-    outputs: Sequence[str] | None
+    breakers: Breakers
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the arrays."""
-        return sum(array.nbytes for array in self.feeds.values())
+    def stand_in(self, name: Lane) -> Lane | None:
+        """Return the free lane of another browser, on the same backend, that could answer for ``name``."""
+        ...
+
+    async def borrow(self, name: Lane, *, deadline: float) -> LiveLane:
+        """Return a lane, started and kept for the caller until :meth:`give_back`."""
+        ...
+
+    def give_back(self, lane: LiveLane) -> None:
+        """End what :meth:`borrow` began."""
+        ...
+
+    def running(self) -> Sequence[Driver]:
+        """Return the driver of every browser that runs in this pool."""
+        ...
 
 
 class LiveLane:
@@ -62,20 +74,30 @@ class LiveLane:
     ``make_station`` makes a station, not started, for it; ``spares`` is how many warm spares it keeps (0 or 1).
     """
 
-    def __init__(self, probe: ProbeResult, make_station: Callable[[], Station], *, spares: int = 0) -> None:
+    def __init__(
+        self,
+        probe: ProbeResult,
+        make_station: Callable[[], Station],
+        around: Neighbourhood,
+        *,
+        spares: int = 0,
+        chance: random.Random | None = None,
+    ) -> None:
         self.probe = probe
         self.name: Lane = probe.lane
         self.state = LaneState.INITIALIZING
         self.station: Station | None = None
-        self.spare: Station | None = None
-        self.wanted: dict[str, tuple[ModelInfo, OrtBuild]] = {}
+        self.guest: LiveLane | None = None
+        self.holdings = Holdings()
+        self.spare = Spare(self.name, self.holdings, self.open_station, wanted=spares > 0)
+        self.around = around
         self.counts = {"leases": 0, "requests": 0, "recoveries": 0, "starts": 0, "damages": 0}
         self.in_use = asyncio.Lock()
-        self.spares = spares
-        self._asked: dict[str, _Feeds] = {}
-        self._sparing = asyncio.Lock()
-        self._spare_due = False
+        self._sparing = False
         self._make_station = make_station
+        self._chance = chance or random.Random()
+        self._backoff = Backoff(first_s=0.1, cap_s=2.0)
+        self._retired: list[Station] = []
         self._background: set[asyncio.Task[None]] = set()
 
     def move(self, state: LaneState) -> None:
@@ -90,7 +112,9 @@ class LiveLane:
 
     @property
     def here(self) -> Station:
-        """The station in service; raises LaneUnavailableError where there is none."""
+        """The station in service, which may be another lane's; raises LaneUnavailableError where there is none."""
+        if self.guest is not None:
+            return self.guest.here
         if self.station is None:
             raise LaneUnavailableError(f"lane {self.name} is not started")
         return self.station
@@ -100,7 +124,7 @@ class LiveLane:
         if self.state is LaneState.FAILED:
             self.move(LaneState.INITIALIZING)
         try:
-            self.station = await self._new_station(deadline)
+            self.station = await self.open_station(deadline)
         except BaseException:
             self.move(LaneState.FAILED)
             raise
@@ -111,70 +135,42 @@ class LiveLane:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        stations = [station for station in (self.station, self.spare) if station is not None]
-        self.station = self.spare = None
+        stations = [station for station in (self.station, self.spare.station, *self._retired) if station is not None]
+        self.station = self.spare.station = None
+        self._retired.clear()
         await asyncio.gather(*(station.stop() for station in stations), return_exceptions=True)
 
     async def load(self, info: ModelInfo, build: OrtBuild | None, *, deadline: float) -> LoadedModel:
         """Load a model here; from now on the lane must hold it, also after a repair."""
         station = self.here
-        chosen = station.engine.choose(build)
-        loaded = await station.load(info, chosen, deadline=deadline)
-        self.wanted[loaded.key] = (info, chosen)
-        self.keep_spare()
+        loaded = await station.load(info, station.engine.choose(build), deadline=deadline)
+        self.want(loaded)
         return loaded
+
+    def want(self, model: LoadedModel) -> None:
+        """Hold ``model`` from now on, the spare too."""
+        self.holdings.want(model)
+        self.keep_spare()
 
     def remember(
         self, model: LoadedModel, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None
     ) -> None:
-        """Keep what a model was fed, to warm a spare with; not when a lane's feeds come to more than 64 MiB."""
-        if not self.spares:
-            return
-        others = sum(one.nbytes for key, one in self._asked.items() if key != model.key)
-        feeding = _Feeds(feeds, outputs)
-        if others + feeding.nbytes <= _REMEMBERED_BYTES:
-            self._asked[model.key] = feeding
+        """Keep what a model was fed, to warm a spare with."""
+        if self.spare.wanted and self.holdings.remember(model, feeds, outputs):
             self.keep_spare()
-
-    def forget(self) -> None:
-        """Need no model any more: the lease is over. Pages keep those that they have."""
-        self.wanted.clear()
-        self._asked.clear()
-
-    async def prepare_spare(self, *, deadline: float = _START_S) -> None:
-        """Start a spare, load the lane's models into it, and run each once with what it was last fed."""
-        async with self._sparing:
-            self._spare_due = False
-            if self.spare is not None and not await self.spare.healthy():
-                broken, self.spare = self.spare, None
-                await broken.stop()
-            if self.spare is None:
-                spare = await self._new_station(deadline)
-                self.spare = spare
-            spare = self.spare
-            await self._fill(spare, deadline)
-            for key, asked in list(self._asked.items()):
-                if key in spare.loaded:
-                    await spare.warm(spare.loaded[key], asked.feeds, asked.outputs, deadline)
 
     def keep_spare(self) -> None:
         """Have the spare made ready in the background, where the lane keeps one and it is not."""
-        if self.spares and not self.spare_ready and not self._spare_due:
-            self._spare_due = True
-            self._spawn(self.warm_spare())
-
-    async def warm_spare(self) -> None:
-        """Wait until the spare is ready, where the lane keeps one; a spare that cannot be had is done without."""
-        if self.spares and not self.spare_ready:
-            try:
-                await self.prepare_spare()
-            except (WebAccelError, TimeoutError) as error:
-                _log.warning("lane %s: no spare could be made ready: %s", self.name, error)
+        if self.spare.wanted and not self.spare.ready and not self._sparing:
+            self._sparing = True
+            self.behind(self._warm_spare())
 
     async def settle(self, *, deadline: float = 30.0) -> bool:
         """Wait for repairs under way, then mend what is still broken; return whether the lane is whole."""
+        self.repair_in_background()
         if self._background:  # what takes longer goes on
             await asyncio.wait(self._background, timeout=deadline)
+        self._dismiss_guest()
         if self.station is not None and await self.station.healthy():
             return True
         if self.state in {LaneState.READY, LaneState.BUSY}:
@@ -186,29 +182,36 @@ class LiveLane:
             _log.warning("lane %s could not be mended: %s", self.name, error)
             self.move(LaneState.FAILED)
             return False
+        self.repair_in_background()
         self.move(LaneState.READY)
         return True
 
     # -- what recovery asks (Repairable) -------------------------------------------------------
 
-    @property
-    def spare_ready(self) -> bool:
-        """Whether a spare is up, holds every model the lane must hold, and has run those that the lane has run."""
-        spare = self.spare
-        if spare is None or spare.driver.pid is None or not spare.channel.connected:
-            return False
-        if not set(self.wanted) <= set(spare.loaded):
-            return False
-        return set(self._asked) & set(self.wanted) <= spare.ran
+    def survey(self) -> Survey:
+        """Return what could be had now to mend this lane with."""
+        return Survey(
+            spare_ready=self.guest is None and self.spare.ready,
+            models=len(self.holdings.models),
+            startable=self.around.breakers.of(str(self.name.browser)).allows,
+            elsewhere=self.guest is None and self.around.stand_in(self.name) is not None,
+        )
 
-    @property
-    def models(self) -> int:
-        """How many models the lane must hold."""
-        return len(self.wanted)
+    async def resend(self, *, deadline: float) -> None:
+        """Have the page send again what arrived damaged; the request that waits for it asks."""
+        await self.here.reconnect(deadline=deadline)
 
     async def reconnect(self, *, deadline: float) -> None:
         """Wait until the page has resumed its session."""
         await self.here.reconnect(deadline=deadline)
+
+    async def reload_models(self, *, deadline: float) -> None:
+        """Load the models again in the same page."""
+        await self.here.reload(self.holdings, deadline=deadline)
+
+    async def adopt_page(self, *, deadline: float) -> None:
+        """Take the page that came by itself."""
+        await self.here.adopt_page(deadline=deadline)
 
     async def new_device(self, *, deadline: float) -> None:
         """Take a new device in the same page."""
@@ -219,58 +222,109 @@ class LiveLane:
         await self.here.new_page(deadline=deadline)
 
     async def restart_browser(self, *, deadline: float) -> None:
-        """End the station and start another, cold."""
-        old, self.station = self.station, None
-        if old is not None:
-            await old.stop()
-        self.station = await self._new_station(deadline)
+        """Start another station, cold, in place of the one there was, which ends meanwhile."""
+        self._dismiss_guest()
+        if self.station is not None:
+            old, self.station = self.station, None
+            old.driver.kill()
+            self.behind(old.stop())
+        self.station = await self.open_station(deadline)
 
     async def use_spare(self, *, deadline: float) -> None:
         """Put the spare into service; the old station is ended by :meth:`repair_in_background`."""
-        if self.spare is None or not await self.spare.healthy(deadline=min(deadline, 2.0)):
-            raise LaneUnavailableError(f"lane {self.name} has no spare that answers")
-        old, self.station, self.spare = self.station, self.spare, None
-        if old is not None:
-            self._spawn(old.stop())
+        self.adopt(await self.spare.take(deadline=deadline))
+
+    async def fail_over(self, *, deadline: float) -> None:
+        """Have another browser's lane answer from now on, until this one is whole again."""
+        guest = await self.borrow_stand_in(deadline=deadline)
+        self._dismiss_guest()
+        self.guest = guest
 
     async def load_models(self, *, deadline: float) -> None:
         """Load what the lane must hold."""
-        await self._fill(self.here, deadline)
+        await self.holdings.fill(self.here, deadline=deadline)
 
     def repair_in_background(self) -> None:
-        """Start another spare in place of the one that took over."""
-        self._spawn(self.prepare_spare())
+        """End what was replaced, start what is missing: another spare, or the browser that another stands in for."""
+        while self._retired:
+            self.behind(self._retired.pop().stop())
+        if self.guest is not None:
+            self.behind(self._repair_own())
+        self.keep_spare()
 
-    # -- what faults ask (FaultTarget) ---------------------------------------------------------
+    # -- what contenders need ------------------------------------------------------------------
 
-    @property
-    def driver(self) -> Driver:
-        """Driver of the browser in service."""
-        return self.here.driver
+    async def borrow_stand_in(self, *, deadline: float) -> LiveLane:
+        """Return another browser's lane that holds this one's models; raises LaneUnavailableError for want of one."""
+        name = self.around.stand_in(self.name)
+        if name is None:
+            raise LaneUnavailableError(f"lane {self.name}: no lane of another browser is free to stand in")
+        guest = await self.around.borrow(name, deadline=deadline)
+        try:
+            for key, (info, _) in list(self.holdings.models.items()):
+                loaded = await guest.here.load(info, guest.here.engine.choose(None), deadline=deadline)
+                guest.here.stand_ins[key] = loaded
+        except BaseException:
+            self.around.give_back(guest)
+            raise
+        return guest
 
-    def abort_connection(self) -> None:
-        """Reset the page's socket in mid-message."""
-        self.here.channel.abort()
+    async def open_station(self, deadline: float) -> Station:
+        """Return another station, started: tried a few times with pauses, unless the browser's breaker is open."""
+        breaker = self.around.breakers.of(str(self.name.browser))
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline
+        for failures in range(1, _STARTS + 1):
+            if not breaker.begin():
+                raise LaneUnavailableError(
+                    f"lane {self.name}: {self.name.browser} failed to start {breaker.failures} times in a row, so its "
+                    f"circuit breaker is open; it is tried again in {breaker.wait_s:.0f} s. "
+                    "`python -m pytest_webaccel doctor` shows what works here."
+                )
+            try:
+                station = await self._start_one(until - loop.time())
+            except LaneUnavailableError:
+                breaker.failed()
+                pause = self._backoff.pause(failures, self._chance)
+                if failures == _STARTS or loop.time() + pause >= until or not breaker.allows:
+                    raise
+                await asyncio.sleep(pause)
+            except BaseException:
+                breaker.gave_up()
+                raise
+            else:
+                breaker.succeeded()
+                return station
+        raise AssertionError("the last try returns or raises")
 
-    async def damage(self, symptoms: Collection[Symptom], *, deadline: float) -> Damage:
-        """Return the damage seen since the last repair."""
-        return await self.here.damage(symptoms, deadline=deadline)
+    def adopt(self, station: Station) -> None:
+        """Put ``station`` into service; the one there was ends with the next :meth:`repair_in_background`."""
+        if self.station is not None and self.station is not station:
+            self._retired.append(self.station)
+        self.station = station
+
+    def behind(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` in the background; the lane is not whole until it ended."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._done)
 
     def statistics(self) -> dict[str, Any]:
-        """Return a snapshot: state, counts, models held, spare."""
+        """Return a snapshot: state, counts, models held, spare, circuit breaker."""
         return {
             "lane": str(self.name),
             "state": str(self.state),
             **self.counts,
-            "models": sorted(self.wanted),
-            "spare_ready": self.spare_ready,
+            "models": sorted(self.holdings.models),
+            "spare_ready": self.spare.ready,
+            "breaker": str(self.around.breakers.of(str(self.name)).state),
             "resumes": self.station.channel.session.resumes if self.station else 0,
             "duplicates_dropped": self.station.channel.session.duplicates if self.station else 0,
         }
 
     # -- inside ------------------------------------------------------------------------------
 
-    async def _new_station(self, deadline: float) -> Station:
+    async def _start_one(self, deadline: float) -> Station:
         station = self._make_station()
         station.on_damage = self._count_damage
         self.counts["starts"] += 1
@@ -288,14 +342,23 @@ class LiveLane:
             raise
         return station
 
-    async def _fill(self, station: Station, deadline: float) -> None:
-        for info, build in list(self.wanted.values()):
-            await station.load(info, build, deadline=deadline)
+    async def _warm_spare(self) -> None:
+        try:
+            await self.spare.warm()
+        finally:
+            self._sparing = False
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._done)
+    async def _repair_own(self) -> None:
+        if self.station is None or not await self.station.healthy():
+            old, self.station = self.station, None
+            if old is not None:
+                await old.stop()
+            self.station = await self.open_station(_START_S)
+
+    def _dismiss_guest(self) -> None:
+        guest, self.guest = self.guest, None
+        if guest is not None:
+            self.around.give_back(guest)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

@@ -10,34 +10,42 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
+import random
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
-from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError
+from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError, WrongAnswerError
 from pytest_webaccel.faults import INJECTORS
-from pytest_webaccel.pool.request import Arrays, Request
+from pytest_webaccel.pool.contender import LaneContender
+from pytest_webaccel.pool.request import Arrays, Load, Request, Run
 from pytest_webaccel.pool.story import Story, Terms, contradiction
+from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
+from pytest_webaccel.pool.target import LaneTarget
 from pytest_webaccel.recovery.conductor import ANSWERS, GivenUpError, Recovery, recover
+from pytest_webaccel.recovery.race import OWN_BROWSER, race
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.rows import MeasurementRow, Row
-from pytest_webaccel.terms import Damage, Engine, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Strategy, Symptom
+from pytest_webaccel.terms import Damage, Engine, Fault, FaultPlan, FaultPoint, LaneState, OrtBuild, Outcome, Phases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faults.injector import Injector
     from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.pool.station import Station
     from pytest_webaccel.recovery.journal import Journal
+    from pytest_webaccel.recovery.rungs import Rung
 
 __all__ = ["Arrays", "Lease", "Terms"]
 
-_STARTED_S = 30.0
-_CAUSE_S = 10.0
-_OBSERVE_S = 10.0
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class Lease:
@@ -59,9 +67,14 @@ class Lease:
         self._record = record
         self._stories: list[Story] = []
         self._caused: Story | None = None
+        self._left: list[tuple[Injector, LaneTarget]] = []
+        self._chance = random.Random(f"lease\0{terms.seed}\0{terms.test_id}")
 
     async def load(self, source: Path | str | bytes, build: OrtBuild | None, *, deadline: float) -> LoadedModel:
-        """Load a model into the lane's page; a lane that breaks under it is mended by the strategy."""
+        """Load a model into the lane's page; a lane that breaks under it is mended by the strategy.
+
+        A fault planned for ``mid_load`` strikes here.
+        """
         info = await asyncio.to_thread(inspect_model, source, self._folder)
         async with self._journal.transaction("load", self.lane.name, self.terms.test_id):
             loaded = await self._load(info, build, deadline)
@@ -93,8 +106,8 @@ class Lease:
         async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
             if story is not None:
                 reply = await self._after_cause(story, one)
-            elif self.planned:
-                reply = await self._disturbed(self.planned.pop(0), one)
+            elif (plan := self._next_plan(loads=False)) is not None:
+                reply = await self._disturbed(plan, one)
             else:
                 reply = await self._answer(self._request(one))
         self.lane.remember(model, arrays, outputs)
@@ -105,12 +118,17 @@ class Lease:
 
         The next request recovers from it; its row is written when the lease ends.
         """
-        injector = _injector(plan, self.lane)
-        await self.lane.warm_spare()
+        injector = self._injector(plan)
+        await self.lane.spare.warm()
         self.lane.here.damages.clear()
+        target = LaneTarget(self.lane)
         fault_at = asyncio.get_running_loop().time()
-        await injector.cause(self.lane, deadline=_CAUSE_S)
-        damage = await injector.observe(self.lane, deadline=_OBSERVE_S)
+        self._left.append((injector, target))
+        await injector.cause(target, deadline=CAUSE_S)
+        if injector.seen_by_request:
+            damage = Damage(min(injector.symptoms), "the next request will meet it", fault_at)
+        else:
+            damage = await injector.observe(target, deadline=OBSERVE_S)
         if self._caused is not None:
             self._caused.detail = "another fault followed before any request"
         self._caused = Story(
@@ -119,6 +137,8 @@ class Lease:
             detail="no request followed the fault",
             damage=damage,
             fault_at=fault_at,
+            spare=self.lane.spare.ready,
+            mild=injector.degrades or injector.seen_by_request,
         )
         self._stories.append(self._caused)
         return damage
@@ -130,6 +150,7 @@ class Lease:
     async def end(self) -> bool:
         """Leave the lane whole for the next test, write the rows; return whether it is whole."""
         starts = self.lane.counts["starts"]
+        await self._roll_back()
         whole = await self.lane.settle()
         if self.lane.counts["starts"] != starts and not self._stories:
             self._unplanned("unplanned_restart", "", 0.0)
@@ -139,63 +160,87 @@ class Lease:
         self._caused = None
         # The page keeps its models, but repairs under a later lease need not bring this one's back: their
         # files may be gone by then.
-        self.lane.forget()
+        self.lane.holdings.clear()
         return whole
 
-    # -- inside ------------------------------------------------------------------------------
+    # -- loads -------------------------------------------------------------------------------
 
     async def _present(self, model: LoadedModel, deadline: float) -> None:
         """Load the model again where a repair since its load lost it."""
-        if self.lane.station is None or model.key not in self.lane.here.loaded:
+        lost = self.lane.guest is None and self.lane.station is None
+        if lost or self.lane.here.find(model) is None:
             await self._load(model.info, model.build, deadline)
 
     async def _load(self, info: ModelInfo, build: OrtBuild | None, deadline: float) -> LoadedModel:
-        if self.lane.station is None:  # a repair was interrupted, by Ctrl-C or a deadline
+        if self.lane.station is None and self.lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
             await self.lane.settle()
-
-        def again(left: float) -> Coroutine[Any, Any, LoadedModel]:
-            return self.lane.load(info, build, deadline=left)
-
+        station = self.lane.here
+        chosen = station.engine.choose(None if self.lane.guest is not None else build)
+        request = Load(self.lane, info, chosen, deadline)
         if (story := self._take_caused()) is not None:
             story.model = info.name
             with _told(story):
-                loaded = cast("LoadedModel", await self._recover_told(story, again))
+                loaded = await self._recover_told(story, request)
                 story.outcome, story.detail = Outcome.RECOVERED, "recovered by the load that followed"
             return loaded
-        try:
-            return await again(deadline)
-        except DamagedLaneError as error:
-            return cast("LoadedModel", await self._recover_unplanned(error.damage, again, info.name))
+        if (plan := self._next_plan(loads=True)) is not None:
+            return await self._disturbed_load(plan, request)
+        if (here := station.find_info(info, chosen)) is not None:
+            self.lane.want(here)
+            return here
+        return await self._answer(request)
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _disturbed_load(self, plan: FaultPlan, request: Load) -> LoadedModel:
+        """Load once undisturbed, drop the model, then cause the fault in the middle of loading it again."""
+        injector = self._injector(plan)
+        story = self._story(plan, request.model_name)
+        begun = time.perf_counter()
+        loaded = await self._answer(request.twin())
+        story.undisturbed_ms = (time.perf_counter() - begun) * 1000
+        await self.lane.spare.warm()
+        await self.lane.here.drop(loaded, deadline=request.deadline)
+        story.spare = self.lane.spare.ready
+        self._stories.append(story)
+        with _told(story), contextlib.closing(request):
+            loaded = await self._under_fault(story, injector, request, answer_bytes=0)
+            story.outcome, story.detail = Outcome.RECOVERED, ""
+        return loaded
+
+    # -- runs --------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request[T]) -> T:
         """Send a request that no fault is planned for; a lane that breaks under it is mended by the strategy."""
-        request.send()
         try:
+            request.send()
             return await request.answer()
         except DamagedLaneError as error:
-            return cast("Reply", await self._recover_unplanned(error.damage, request.again, request.model.info.name))
+            return await self._recover_unplanned(error.damage, request)
         finally:
             request.close()
 
     async def _disturbed(self, plan: FaultPlan, one: _Asked) -> Reply:
         """Answer undisturbed, then cause the fault and recover the same request."""
-        injector = _injector(plan, self.lane)
-        story = Story(plan, plan.recovery or self.terms.strategy, one.model.info.name)
+        injector = self._injector(plan)
+        story = self._story(plan, one.model.info.name)
         reference = await self._undisturbed(story, one)
         self.lane.remember(one.model, one.arrays, one.outputs)
-        await self.lane.warm_spare()
+        await self.lane.spare.warm()
+        story.spare = self.lane.spare.ready
         self._stories.append(story)
+        expected = one.expect or reference.tensors
+        answer_bytes = sum(array.nbytes for array in reference.tensors.values())
         with _told(story), contextlib.closing(self._request(one)) as request:
-            reply = await self._under_fault(story, injector, request)
-        self._judge(story, one.expect or reference.tensors, reply)
+            request.check = _checked(expected)
+            reply = await self._under_fault(story, injector, request, answer_bytes=answer_bytes)
+        self._judge(story, expected, reply)
         return reply
 
     async def _after_cause(self, story: Story, one: _Asked) -> Reply:
         """Recover a request that comes after a fault by hand."""
         story.model = one.model.info.name
-        self.lane.wanted.setdefault(one.model.key, (one.model.info, one.model.build))
+        self.lane.holdings.want(one.model)
         with _told(story), contextlib.closing(self._request(one)) as request:
-            reply = cast("Reply", await self._recover_told(story, request.again))
+            reply = await self._recover_told(story, request)
             expected = one.expect or (await self._undisturbed(story, one)).tensors
         self._judge(story, expected, reply)
         return reply
@@ -218,7 +263,28 @@ class Lease:
                 "where given, else the lane's own undisturbed answer."
             )
         story.outcome = Outcome.FAILED if story.duplicated else Outcome.RECOVERED
-        story.detail = ""
+        story.detail = "" if story.rungs else "answered all the same; nothing had to be mended first"
+
+    def _request(self, one: _Asked) -> Run:
+        return Run(self.lane, one.model, one.arrays, one.outputs, one.deadline)
+
+    # -- faults ------------------------------------------------------------------------------
+
+    def _next_plan(self, *, loads: bool) -> FaultPlan | None:
+        """Take the next planned fault, if it is for a load, or for a run, as asked."""
+        for index, plan in enumerate(self.planned):
+            if (plan.at is FaultPoint.MID_LOAD) == loads:
+                return self.planned.pop(index)
+        return None
+
+    def _story(self, plan: FaultPlan, model: str) -> Story:
+        return Story(plan, plan.recovery or self.terms.strategy, model)
+
+    def _injector(self, plan: FaultPlan) -> Injector:
+        injector = INJECTORS[plan.fault]
+        if reason := injector.meaning(self.lane.probe):
+            raise FaultError(f"lane {self.lane.name}: fault {plan.fault} has no meaning here: {reason}")
+        return injector
 
     def _take_caused(self) -> Story | None:
         story, self._caused = self._caused, None
@@ -226,57 +292,105 @@ class Lease:
             story.detail = "interrupted before its end"
         return story
 
-    def _request(self, one: _Asked) -> Request:
-        return Request(self.lane, one.model, one.arrays, one.outputs, one.deadline)
-
-    async def _under_fault(self, story: Story, injector: Injector, request: Request) -> Reply:
-        loop = asyncio.get_running_loop()
-        middle = story.plan.at is FaultPoint.MID_REQUEST
-        waiting: asyncio.Future[Reply] | None = None
-        damage: Damage | None = None
-        fault_at: float | None = None
-        self.lane.here.damages.clear()
+    async def _under_fault(self, story: Story, injector: Injector, request: Request[T], *, answer_bytes: int) -> T:
+        """Strike ``request`` as planned, and return its answer, recovered where it has to be."""
+        target = LaneTarget(self.lane)
+        strike = Strike(
+            self.lane,
+            target,
+            injector,
+            story.plan.at,
+            undisturbed_s=story.undisturbed_ms / 1000,
+            answer_bytes=answer_bytes,
+            chance=self._chance,
+        )
         try:
-            if middle:
-                request.send(hold=True)
-                waiting = asyncio.ensure_future(request.answer())
-                await request.started(deadline=_STARTED_S)
-            fault_at = loop.time()
-            await injector.cause(self.lane, deadline=_CAUSE_S)
-            damage = await injector.observe(self.lane, deadline=_OBSERVE_S)
-            if waiting is not None:
-                request.release()
-                reply = await waiting
-                raise FaultError(
-                    f"{self.lane.name}: {story.plan.fault} was caused and seen as {damage.symptom}, and yet the "
-                    f"request was answered after {reply.page_ms:.0f} ms in the page: it proves no recovery"
-                )
-        except DamagedLaneError as error:
-            if fault_at is None:
-                raise FaultError(f"{self.lane.name}: {story.plan.fault} was not caused: {error}") from error
-            if damage is None or error.damage.symptom is not Symptom.SOCKET_CLOSED:  # a worse thing's first sign
-                damage = error.damage
+            met = await strike.meet(request)
+            story.fault_at, story.damage = met.fault_at, met.damage
+            if met.damage is None:
+                story.phases = Phases(total=(asyncio.get_running_loop().time() - met.fault_at) * 1000)
+                return cast("T", met.answer)
+            return await self._recover(story, request, met.damage, met.fault_at, strike.again)
         finally:
-            if waiting is not None:
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-        recovery = await self._recover(request.again, damage, fault_at, story.strategy)
-        story.phases, story.attempts = recovery.phases, recovery.attempts
-        return cast("Reply", recovery.result)
+            await strike.roll_back()
 
-    async def _recover_told(self, story: Story, again: Any) -> Any:
+    async def _roll_back(self) -> None:
+        """Take away what faults by hand left in place."""
+        left, self._left = self._left, []
+        for injector, target in left:
+            try:
+                await injector.roll_back(target, deadline=CAUSE_S)
+            except WebAccelError as error:  # what it was laid on is gone; the look at the lane that follows tells
+                _log.debug("%s: rolling back %s: %s", self.lane.name, injector.fault, error)
+            await target.roll_back_later()
+
+    # -- recovery ----------------------------------------------------------------------------
+
+    async def _recover_told(self, story: Story, request: Request[T]) -> T:
         """Recover from a fault by hand. What the test did between seeing it and asking counts as no recovery."""
         assert story.damage is not None
-        idle = asyncio.get_running_loop().time() - story.damage.at
-        damage = dataclasses.replace(story.damage, at=story.damage.at + idle)
-        recovery = await self._recover(again, damage, story.fault_at + idle, story.strategy)
-        story.phases, story.attempts = recovery.phases, recovery.attempts
-        return recovery.result
+        loop = asyncio.get_running_loop()
+        idle = loop.time() - story.damage.at
+        damage, fault_at = dataclasses.replace(story.damage, at=story.damage.at + idle), story.fault_at + idle
+        if story.mild:
+            try:
+                request.send()
+                answer = await request.answer()
+            except DamagedLaneError as error:
+                damage = story.damage = error.damage
+            else:
+                story.phases = Phases(total=(loop.time() - fault_at) * 1000)
+                return answer
+        return await self._recover(story, request, damage, fault_at)
 
-    async def _recover_unplanned(self, damage: Damage, again: Any, model: str) -> Any:
+    async def _recover_unplanned(self, damage: Damage, request: Request[T]) -> T:
         """Recover from damage that nobody planned; it is told, or a flaky lane would pass for a sound one."""
-        recovery = await self._recover(again, damage, damage.at, self.terms.strategy)
-        self._unplanned(f"unplanned_recovery_{damage.symptom}", model, recovery.phases.total)
+        plan = FaultPlan(Fault.CONNECTION_LOST)  # stands for whatever broke; the story is not recorded
+        story = Story(plan, self.terms.strategy, request.model_name)
+        answer = await self._recover(story, request, damage, damage.at)
+        self._unplanned(f"unplanned_recovery_{damage.symptom}", request.model_name, story.phases.total)
+        return answer
+
+    async def _recover(
+        self,
+        story: Story,
+        request: Request[T],
+        damage: Damage,
+        fault_at: float,
+        mended: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
+        strategy = STRATEGIES[story.strategy]
+        self.lane.counts["recoveries"] += 1
+        self.lane.move(LaneState.DEGRADED)
+        self.lane.move(LaneState.RECOVERING)
+        clock = asyncio.get_running_loop().time
+        try:
+            if strategy.races > 1:
+                recovery: Recovery[T] = await race(
+                    self.lane,
+                    lambda rung: LaneContender(self.lane, _sender(request, rung)),
+                    damage=damage,
+                    strategy=strategy,
+                    fault_at=fault_at,
+                    budget_s=self.terms.budget_s,
+                    clock=clock,
+                    behind=self.lane.behind,
+                    mended=mended,
+                )
+            else:
+                recovery = await recover(
+                    self.lane,
+                    request.again,
+                    damage=damage,
+                    strategy=strategy,
+                    fault_at=fault_at,
+                    budget_s=self.terms.budget_s,
+                    clock=clock,
+                    mended=mended,
+                )
+        finally:
+            self.lane.move(LaneState.BUSY)
+        story.phases, story.rungs = recovery.phases, recovery.rungs
         return recovery.result
 
     def _unplanned(self, metric: str, model: str, milliseconds: float) -> None:
@@ -296,22 +410,21 @@ class Lease:
             )
         )
 
-    async def _recover(self, again: Any, damage: Damage, fault_at: float, strategy: Strategy) -> Recovery[Any]:
-        self.lane.counts["recoveries"] += 1
-        self.lane.move(LaneState.DEGRADED)
-        self.lane.move(LaneState.RECOVERING)
-        try:
-            return await recover(
-                self.lane,
-                again,
-                damage=damage,
-                strategy=STRATEGIES[strategy],
-                fault_at=fault_at,
-                budget_s=self.terms.budget_s,
-                clock=asyncio.get_running_loop().time,
-            )
-        finally:
-            self.lane.move(LaneState.BUSY)
+
+def _sender(request: Request[T], rung: Rung) -> Callable[[Station, float], Awaitable[T]]:
+    """Return what sends ``request`` for a contender: the original where the present page may still owe it."""
+    own = request if rung.steps[0] not in OWN_BROWSER else request.twin()
+    return own.again_on
+
+
+def _checked(expected: Mapping[str, Any]) -> Callable[[Reply], None]:
+    """Return what raises WrongAnswerError for a reply that contradicts ``expected``."""
+
+    def check(reply: Reply) -> None:
+        if wrong := contradiction(expected, reply.tensors):
+            raise WrongAnswerError(f"the answer contradicts its reference: {wrong}")
+
+    return check
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -333,15 +446,8 @@ def _told(story: Story) -> Iterator[None]:
     except (RecoveryError, DamagedLaneError, FaultError) as error:
         story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
         if isinstance(error, GivenUpError):
-            story.phases, story.attempts = error.phases, error.attempts
+            story.phases, story.rungs = error.phases, error.rungs
         raise
     except ANSWERS as error:
         story.detail = f"the request itself is at fault: {error}"[:500]
         raise
-
-
-def _injector(plan: FaultPlan, lane: LiveLane) -> Injector:
-    injector = INJECTORS[plan.fault]
-    if reason := injector.meaning(lane.probe):
-        raise FaultError(f"lane {lane.name}: fault {plan.fault} has no meaning here: {reason}")
-    return injector

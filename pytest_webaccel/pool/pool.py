@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path  # noqa: TC003 - in the type of an argument that is kept
 from typing import Any
@@ -15,6 +17,7 @@ from pytest_webaccel.engines.onnx import OrtCopy, Placement
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
+from pytest_webaccel.recovery.breaker import Breakers
 from pytest_webaccel.terms import Evidence, Lane, LaneState, ProbeResult
 
 __all__ = ["DriverMaker", "Pool"]
@@ -29,7 +32,8 @@ class Pool:
     """Lanes of one worker.
 
     ``table`` is what the probe saw, ``ort`` the folder of onnxruntime-web and its version, ``spares``
-    how many warm spares each lane keeps (0 or 1).
+    how many warm spares each lane keeps (0 or 1). ``seed`` is of the jitter of pauses and breakers,
+    ``clock`` their monotonic time in seconds.
     """
 
     def __init__(
@@ -40,12 +44,16 @@ class Pool:
         *,
         spares: int = 0,
         on_start: Callable[[LiveLane], None] = lambda lane: None,
+        seed: int | str = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table = {probe.lane: probe for probe in table}
         self._make_driver = make_driver
         self._ort = ort
         self._spares = spares
         self._on_start = on_start
+        self._chance = random.Random(f"pool\0{seed}")
+        self.breakers = Breakers(clock, self._chance)
         self._bridge = Bridge()
         self._lanes: dict[Lane, LiveLane] = {}
         self._placements: dict[str, Placement] = {}
@@ -77,20 +85,44 @@ class Pool:
         is not free within ``deadline`` seconds.
         """
         lane = self._lane(name)
+        await self._take(lane, deadline)
         try:
-            async with asyncio.timeout(deadline):
-                await lane.in_use.acquire()
-        except TimeoutError:
-            raise LaneUnavailableError(f"lane {name} was not free within {deadline:g} s") from None
-        try:
-            await self._make_ready(lane)
-            lane.move(LaneState.BUSY)
             lane.counts["leases"] += 1
             yield lane
         finally:
-            if lane.state in {LaneState.BUSY, LaneState.RECOVERING}:
-                lane.move(LaneState.READY)
-            lane.in_use.release()
+            self.give_back(lane)
+
+    # -- what lanes know of each other (Neighbourhood) -----------------------------------------
+
+    def stand_in(self, name: Lane) -> Lane | None:
+        """Return the free lane of another browser, on the same backend, that could answer for ``name``."""
+        for other, probe in self._table.items():
+            alike = other.backend is name.backend and other.browser is not name.browser and probe.works
+            if alike and self._free(other) and self.breakers.of(str(other)).allows:
+                return other
+        return None
+
+    async def borrow(self, name: Lane, *, deadline: float) -> LiveLane:
+        """Return a lane, started and kept for the caller until :meth:`give_back`."""
+        lane = self._lane(name)
+        await self._take(lane, deadline)
+        return lane
+
+    def give_back(self, lane: LiveLane) -> None:
+        """Let a lane be leased by others again."""
+        if lane.state in {LaneState.BUSY, LaneState.RECOVERING}:
+            lane.move(LaneState.READY)
+        lane.in_use.release()
+
+    def running(self) -> list[Driver]:
+        """Return the driver of every browser that runs in this pool."""
+        stations = [
+            station
+            for lane in self._lanes.values()
+            for station in (lane.station, lane.spare.station)
+            if station is not None
+        ]
+        return [station.driver for station in stations if station.driver.pid is not None]
 
     async def stop(self) -> None:
         """End every lane, then the bridge. Never raises."""
@@ -115,12 +147,45 @@ class Pool:
                 there = ", ".join(map(str, self.lanes)) or "none"
                 reason = f"{probe.reason} {probe.remedy}" if probe else f"it is not among this run's lanes ({there})."
                 raise LaneUnavailableError(f"lane {name} is not to be had: {reason}")
-            lane = self._lanes[name] = LiveLane(probe, lambda: self._station(probe), spares=self._spares)
+            lane = self._lanes[name] = LiveLane(
+                probe, lambda: self._station(probe), self, spares=self._spares, chance=self._chance
+            )
         return lane
 
     def _station(self, probe: ProbeResult) -> Station:
         assert self._ort_copy is not None
         return Station(probe.lane, self._make_driver(probe), self._bridge, self._ort_copy, self._placements)
+
+    def _free(self, name: Lane) -> bool:
+        lane = self._lanes.get(name)
+        return lane is None or not lane.in_use.locked()
+
+    async def _take(self, lane: LiveLane, deadline: float) -> None:
+        """Wait until ``lane`` is free, and make it ready."""
+        breaker = self.breakers.of(str(lane.name))
+        if not breaker.begin():
+            raise LaneUnavailableError(
+                f"lane {lane.name} failed {breaker.failures} times in a row, so its circuit breaker is open: it is "
+                f"tried again in {breaker.wait_s:.0f} s. `python -m pytest_webaccel doctor` shows what works here."
+            )
+        try:
+            async with asyncio.timeout(deadline):
+                await lane.in_use.acquire()
+        except TimeoutError:
+            breaker.gave_up()
+            raise LaneUnavailableError(f"lane {lane.name} was not free within {deadline:g} s") from None
+        try:
+            await self._make_ready(lane)
+            lane.move(LaneState.BUSY)
+        except LaneUnavailableError:
+            breaker.failed()
+            lane.in_use.release()
+            raise
+        except BaseException:
+            breaker.gave_up()
+            lane.in_use.release()
+            raise
+        breaker.succeeded()
 
     async def _make_ready(self, lane: LiveLane) -> None:
         if self._ort_copy is None:

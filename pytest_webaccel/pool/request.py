@@ -1,67 +1,181 @@
-"""One run of a model on a lane, which may have to be asked for again."""
+"""One load or run on a lane, which may have to be asked for again on another page or browser."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import abc
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
+from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
     from pytest_webaccel.bridge.protocol import Reply
+    from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.lane import LiveLane
     from pytest_webaccel.pool.station import Station
+    from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["Arrays", "Request"]
+__all__ = ["Arrays", "Load", "Request", "Run"]
+
+T = TypeVar("T")
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 
 
-class Request:
-    """One run, which may have to be asked for again on another page or browser."""
+class Request(abc.ABC, Generic[T]):
+    """What is asked of a lane's page, once or, after damage, again.
 
-    def __init__(
-        self, lane: LiveLane, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, deadline: float
-    ) -> None:
+    ``deadline`` is its own, in seconds. ``check`` raises for an answer that must not be delivered; it is asked of
+    answers that were asked for again.
+    """
+
+    def __init__(self, lane: LiveLane, deadline: float) -> None:
         self._lane = lane
-        self.model = model
-        self._arrays = arrays
-        self._outputs = outputs
-        self._deadline = deadline
+        self.deadline = deadline
+        self.check: Callable[[T], None] = lambda answer: None
         self._station: Station = lane.here
         self._id = 0
 
-    def send(self, *, hold: bool = False, deadline: float | None = None) -> None:
+    @property
+    @abc.abstractmethod
+    def model_name(self) -> str:
+        """Name of the model that it is about."""
+
+    @abc.abstractmethod
+    def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
+        """Send it to ``station`` and return its id there."""
+
+    @abc.abstractmethod
+    async def _answer(self, station: Station, request_id: int) -> T:
+        """Wait for its answer there."""
+
+    async def _prepare(self, station: Station, deadline: float) -> None:
+        """Bring what it needs to a page that it was not sent to before."""
+
+    @abc.abstractmethod
+    def twin(self) -> Request[T]:
+        """Return the same request, not sent yet: a race sends it to several browsers."""
+
+    def send(self, *, hold: bool = False) -> None:
         """Send it to the station in service."""
         self._station = self._lane.here
-        self._id = self._station.engine.send_run(
-            self.model, self._arrays, self._outputs, deadline=deadline or self._deadline, hold=hold
-        )
+        self._id = self._send(self._station, self.deadline, hold=hold)
 
     async def started(self, *, deadline: float) -> None:
         """Wait until the page has taken it up."""
-        await self._station.channel.started(self._id, deadline=deadline)
+        await self._station.unless_fatal(self._station.channel.started(self._id, deadline=deadline))
 
     def release(self) -> None:
         """Let it go on from where it is held."""
         self._station.channel.release(self._id)
 
-    async def answer(self) -> Reply:
+    async def answer(self) -> T:
         """Wait for its answer."""
-        return await self._station.unless_fatal(self._station.engine.answer(self.model, self._id))
+        return await self._station.unless_fatal(self._answer(self._station, self._id))
 
     def close(self) -> None:
         """Stop waiting for it, if it is still owed."""
         self._station.channel.abandon(self._id)
 
-    async def again(self, deadline: float) -> Reply:
+    async def again(self, deadline: float) -> T:
+        """Return its answer from the station in service; see :meth:`again_on`."""
+        return await self.again_on(self._lane.here, deadline)
+
+    async def again_on(self, station: Station, deadline: float) -> T:
         """Return its answer: the one still owed by the page it was sent to, else of one more sending."""
-        if self._station is self._lane.here and self._station.channel.is_pending(self._id):
-            return await self.answer()
+        if self._station is station and station.channel.is_pending(self._id):
+            station.channel.again(self._id)
+            return await self._checked()
         self._station.channel.abandon(self._id)
-        if self.model.key not in self._lane.here.loaded:
-            await self._lane.load(self.model.info, self.model.build, deadline=deadline)
-        self.send(deadline=deadline)
-        return await self.answer()
+        await self._prepare(station, deadline)
+        self._station = station
+        self._id = self._send(station, deadline, hold=False)
+        return await self._checked()
+
+    async def _checked(self) -> T:
+        answer = await self.answer()
+        self.check(answer)
+        return answer
+
+
+class Run(Request["Reply"]):
+    """One run of a model."""
+
+    def __init__(
+        self, lane: LiveLane, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, deadline: float
+    ) -> None:
+        super().__init__(lane, deadline)
+        self.model = model
+        self._arrays = arrays
+        self._outputs = outputs
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that runs."""
+        return self.model.info.name
+
+    def twin(self) -> Run:
+        """Return the same run, not sent yet."""
+        twin = Run(self._lane, self.model, self._arrays, self._outputs, self.deadline)
+        twin.check = self.check
+        return twin
+
+    def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
+        model = station.find(self.model) or self.model
+        return station.engine.send_run(model, self._arrays, self._outputs, deadline=deadline, hold=hold)
+
+    async def _answer(self, station: Station, request_id: int) -> Reply:
+        model = station.find(self.model) or self.model
+        try:
+            reply = await station.engine.answer(model, request_id)
+        except ModelError as error:
+            # A model that has run in this page fails in it for another reason than what it is fed.
+            if model.key in station.ran and isinstance(error.__cause__, RemoteError):
+                damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
+                raise DamagedLaneError(damage, str(station.lane)) from error
+            raise
+        station.ran.add(model.key)
+        return reply
+
+    async def _prepare(self, station: Station, deadline: float) -> None:
+        if station.find(self.model) is None:
+            self._lane.want(await station.load(self.model.info, self.model.build, deadline=deadline))
+
+
+class Load(Request["LoadedModel"]):
+    """One load of a model; from then on the lane must hold it."""
+
+    def __init__(self, lane: LiveLane, info: ModelInfo, build: OrtBuild, deadline: float) -> None:
+        super().__init__(lane, deadline)
+        self._info = info
+        self._build = build
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that is loaded."""
+        return self._info.name
+
+    def twin(self) -> Load:
+        """Return the same load, not sent yet."""
+        return Load(self._lane, self._info, self._build, self.deadline)
+
+    def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
+        return station.send_load(self._info, self._build, deadline=deadline, hold=hold)
+
+    async def _answer(self, station: Station, request_id: int) -> LoadedModel:
+        loaded = await station.answer_load(self._info, self._build, request_id)
+        self._lane.want(loaded)
+        return loaded
+
+    async def again_on(self, station: Station, deadline: float) -> LoadedModel:
+        """Return the model; where this page has it by now, at once."""
+        if (here := station.loaded.get(station.key(self._info, self._build))) is not None:
+            self._lane.want(here)
+            return here
+        return await super().again_on(station, deadline)

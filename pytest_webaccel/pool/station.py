@@ -7,7 +7,14 @@ import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.engines.onnx import LoadedModel, OnnxEngine, OrtCopy, Placement
-from pytest_webaccel.errors import BrowserError, DamagedLaneError, LaneUnavailableError, RemoteError, WebAccelError
+from pytest_webaccel.errors import (
+    BridgeError,
+    BrowserError,
+    DamagedLaneError,
+    LaneUnavailableError,
+    RemoteError,
+    WebAccelError,
+)
 from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.bridge.server import Bridge
     from pytest_webaccel.browsers.driver import Driver
     from pytest_webaccel.engines.models import ModelInfo
+    from pytest_webaccel.pool.holdings import Holdings
 
 __all__ = ["Station"]
 
@@ -27,6 +35,10 @@ T = TypeVar("T")
 
 #: Damage after which the present page or browser can answer nothing any more.
 _FATAL = frozenset({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED})
+
+#: Seconds within which a page that lives answers a word, and comes back on a new connection.
+_HEARS_S = 0.3
+_RECONNECT_S = 2.0
 
 #: Seconds of a watch that ends with what it watches over, which has a deadline of its own.
 _NEVER = 86_400.0
@@ -50,6 +62,7 @@ class Station:
         self.driver = driver
         self.loaded: dict[str, LoadedModel] = {}
         self.ran: set[str] = set()
+        self.stand_ins: dict[str, LoadedModel] = {}
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._bridge = bridge
@@ -90,28 +103,86 @@ class Station:
     async def new_device(self, *, deadline: float) -> None:
         """Have the page drop its sessions and take a new device; its models are gone."""
         self._forget_models()
-        for request_id in list(self.channel.session.pending):
-            self.channel.abandon(request_id)
+        self._abandon_all()
         await self.unless_fatal(self.channel.request("renew", deadline=deadline))
         self.damages.clear()
 
     async def reconnect(self, *, deadline: float) -> None:
-        """Wait until the same page has resumed its session; raises DamagedLaneError where another one came."""
-        await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
+        """Wait until the same page has resumed its session; raises DamagedLaneError where another one came.
+
+        A connection that is open and silent is cut first: a page that lives comes back at once on another.
+        """
+        if self.channel.connected and not await self._hears():
+            with contextlib.suppress(BridgeError):
+                self.channel.abort()
+        await self.unless_fatal(self.channel.wait_connected(deadline=min(deadline, _RECONNECT_S)))
         self._require_same_page()
+        self.damages.clear()
+
+    async def adopt_page(self, *, deadline: float) -> None:
+        """Take the page that came by itself in place of the one that was: it holds nothing yet."""
+        self._forget_models()
+        self._abandon_all()
+        async with asyncio.timeout(deadline):
+            await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
+            self._life = self.channel.session.instances
+            await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+        self.damages.clear()
+
+    async def reload(self, holdings: Holdings, *, deadline: float) -> None:
+        """Drop the models that are wanted and load them again, in the same page."""
+        self._require_same_page()
+        for model in [self.loaded[key] for key in holdings.models if key in self.loaded]:
+            await self.drop(model, deadline=deadline)
+        await holdings.fill(self, deadline=deadline)
         self.damages.clear()
 
     async def load(self, info: ModelInfo, build: OrtBuild, *, deadline: float) -> LoadedModel:
         """Load a model, or return it where this page has it already."""
-        self._require_same_page()
-        key = f"{info.sha256[:16]}-{build}"
+        key = self.key(info, build)
         if key in self.loaded:
+            self._require_same_page()
             return self.loaded[key]
+        request_id = self.send_load(info, build, deadline=deadline)
+        try:
+            return await self.answer_load(info, build, request_id)
+        finally:
+            self.channel.abandon(request_id)
+
+    def send_load(self, info: ModelInfo, build: OrtBuild, *, deadline: float, hold: bool = False) -> int:
+        """Send a load and return its request id."""
+        self._require_same_page()
+        known = self._placements.get(self.key(info, build))
+        return self.engine.send_load(info, build, deadline=deadline, known=known, hold=hold)
+
+    async def answer_load(self, info: ModelInfo, build: OrtBuild, request_id: int) -> LoadedModel:
+        """Wait for the answer of a load; from then on this page has the model."""
+        key = self.key(info, build)
         known = self._placements.get(key)
-        loaded = await self.unless_fatal(self.engine.load(info, build, deadline=deadline, known=known))
+        loaded = await self.unless_fatal(self.engine.answer_load(info, build, request_id, known=known))
         self._placements[key] = loaded.placement
         self.loaded[key] = loaded
         return loaded
+
+    def find(self, model: LoadedModel) -> LoadedModel | None:
+        """Return ``model`` as this page holds it, under its own build or the one that stands in for it."""
+        return self.loaded.get(model.key) or self.stand_ins.get(model.key)
+
+    def find_info(self, info: ModelInfo, build: OrtBuild) -> LoadedModel | None:
+        """Return the model of ``info`` under ``build``, where this very page holds it."""
+        present = self.channel.session.instances == self._life
+        return self.loaded.get(self.key(info, build)) if present else None
+
+    async def drop(self, model: LoadedModel, *, deadline: float) -> None:
+        """Have the page free a model."""
+        self.loaded.pop(model.key, None)
+        self.ran.discard(model.key)
+        await self.unless_fatal(self.channel.request("unload", {"model": model.key}, deadline=deadline))
+
+    @staticmethod
+    def key(info: ModelInfo, build: OrtBuild) -> str:
+        """Return a model's name in the page."""
+        return f"{info.sha256[:16]}-{build}"
 
     async def warm(
         self,
@@ -179,8 +250,21 @@ class Station:
             damage = Damage(Symptom.PAGE_REPLACED, "the page was replaced by another, which holds nothing", now)
             raise DamagedLaneError(damage, str(self.lane))
 
+    async def _hears(self) -> bool:
+        """Whether the page's own JavaScript answers on the present connection."""
+        try:
+            await self.channel.round_trip(deadline=_HEARS_S)
+        except (WebAccelError, TimeoutError):
+            return False
+        return True
+
+    def _abandon_all(self) -> None:
+        for request_id in list(self.channel.session.pending):
+            self.channel.abandon(request_id)
+
     def _forget_models(self) -> None:
         self.loaded.clear()
+        self.stand_ins.clear()
         self.ran.clear()
 
     async def _offer(self, paths: Sequence[Path], deadline: float) -> None:

@@ -22,26 +22,39 @@ __all__ = ["Story", "Terms", "contradiction"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Terms:
-    """What a lease is held under: where its rows belong, and how damage is to be answered."""
+    """What a lease is held under: where its rows belong, and how damage is to be answered.
+
+    ``budget_s`` bounds one recovery in seconds; ``seed`` is of the moments that fault plans leave open.
+    """
 
     run_id: str
     test_id: str
     worker: str
     strategy: Strategy
     budget_s: float = 120.0
+    seed: int = 0
 
 
 @dataclasses.dataclass(slots=True)
 class Story:
-    """One fault and what came of it. ``damage`` and ``fault_at`` (seconds, loop's clock) are of a fault by hand."""
+    """One fault and what came of it; ``fault_at`` is seconds on the loop's clock.
+
+    ``mild`` says of a fault by hand that a request is to try the lane before anything is mended.
+    """
 
     plan: FaultPlan
     strategy: Strategy
     model: str = ""
     undisturbed_ms: float = 0.0
     phases: Phases = dataclasses.field(default_factory=Phases)
-    attempts: int = 0
+    rungs: tuple[str, ...] = ()
     duplicated: int = 0
+    spare: bool = False
+    mild: bool = False
+    steps: int = 0
+    steps_saved: int = 0
+    cpu_ms: float = 0.0
+    memory_bytes: int = 0
     outcome: Outcome = Outcome.UNKNOWN
     detail: str = "interrupted before its end"
     damage: Damage | None = None
@@ -52,7 +65,7 @@ class Story:
         outcome, detail = self.outcome, self.detail
         if outcome is Outcome.RECOVERED and not whole:
             outcome, detail = Outcome.FAILED, "the answer came, but the lane was not whole again afterwards"
-        held = lane.here.loaded if lane.station is not None else {}
+        held = lane.station.loaded if lane.station is not None else {}
         return RecoveryRow(
             run_id=terms.run_id,
             evidence=lane.probe.evidence,
@@ -67,13 +80,21 @@ class Story:
             load_ms=self.phases.load,
             restore_ms=self.phases.restore,
             replay_ms=self.phases.replay,
-            attempts=self.attempts,
+            attempts=len(self.rungs),
             duplicated=self.duplicated,
-            lost=len(set(lane.wanted) - set(held)) if outcome is Outcome.RECOVERED else 0,
+            lost=len(set(lane.holdings.models) - set(held)) if outcome is Outcome.RECOVERED else 0,
             undisturbed_ms=self.undisturbed_ms,
             worker=terms.worker,
             model=self.model,
             detail=detail,
+            point=str(self.plan.at),
+            rungs=",".join(self.rungs),
+            spare=self.spare,
+            symptom=str(self.damage.symptom) if self.damage is not None else "",
+            steps=self.steps,
+            steps_saved=self.steps_saved,
+            cpu_ms=self.cpu_ms,
+            memory_bytes=self.memory_bytes,
         )
 
 

@@ -34,8 +34,8 @@ _END_S = 60.0
 class Worker:
     """Everything of ours in one pytest process.
 
-    ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps (0 or 1). ``held``
-    are the leases that have not ended.
+    ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps (0 or 1), ``budget_s``
+    the seconds that one recovery may take, ``seed`` of all that is drawn. ``held`` are the leases that have not ended.
     """
 
     def __init__(
@@ -49,16 +49,20 @@ class Worker:
         ort: Path | None = None,
         headed: bool = False,
         spares: int = 0,
+        budget_s: float = 120.0,
+        seed: int = 0,
     ) -> None:
         self.run_id = run_id
         self.worker = worker
         self.strategy = strategy
         self.record = record
+        self._budget_s = budget_s
+        self._seed = seed
         self._ort = ort
         self._headed = headed
         self._loop = LoopThread()
         self.held: dict[Lane, Lease] = {}
-        self.pool = Pool(table, self._driver, self._onnxruntime, spares=spares, on_start=self._note_lane)
+        self.pool = Pool(table, self._driver, self._onnxruntime, spares=spares, on_start=self._note_lane, seed=seed)
         self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
 
     def call(self, work: Coroutine[Any, Any, T], *, deadline: float) -> T:
@@ -81,7 +85,9 @@ class Worker:
         scope = self.pool.lease(lane)
         live = self.call(scope.__aenter__(), deadline=_LEASE_S)
         try:
-            terms = Terms(self.run_id, test_id, self.worker, strategy or self.strategy)
+            terms = Terms(
+                self.run_id, test_id, self.worker, strategy or self.strategy, budget_s=self._budget_s, seed=self._seed
+            )
             lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
             self.held[lane] = lease
             try:
@@ -120,7 +126,7 @@ class Worker:
                 evidence=lane.probe.evidence,
                 lane=str(lane.name),
                 browser=str(lane.name.browser),
-                browser_version=lane.driver.version,
+                browser_version=lane.here.driver.version,
                 backend=str(lane.name.backend),
                 adapter=lane.probe.adapter,
                 features=list(lane.probe.features),

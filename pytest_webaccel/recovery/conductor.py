@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from pytest_webaccel.errors import DamagedLaneError, FeedError, ModelError, RecoveryError, RemoteError
-from pytest_webaccel.recovery.engine import Decision, Do, GaveUp, RecoveryMachine
-from pytest_webaccel.recovery.strategies import RecoveryStrategy, Step
+from pytest_webaccel.recovery.engine import Decision, Do, GaveUp, RecoveryMachine, Survey
+from pytest_webaccel.recovery.rungs import STAGES, Step
 
 if TYPE_CHECKING:
+    from pytest_webaccel.recovery.strategies import RecoveryStrategy
     from pytest_webaccel.terms import Damage, Lane, Phases
 
 __all__ = ["ANSWERS", "GivenUpError", "Recovery", "Repairable", "Replay", "recover"]
@@ -47,18 +48,24 @@ class Repairable(Protocol):
         """Which lane this is."""
         ...
 
-    @property
-    def spare_ready(self) -> bool:
-        """Whether a warm spare, with the lane's models loaded, could take over now."""
+    def survey(self) -> Survey:
+        """Return what could be had now to mend the lane with."""
         ...
 
-    @property
-    def models(self) -> int:
-        """How many models the lane has loaded."""
+    async def resend(self, *, deadline: float) -> None:
+        """Have the page send again what arrived damaged; what it computed it still holds."""
         ...
 
     async def reconnect(self, *, deadline: float) -> None:
-        """Wait until the page that is there has resumed its session."""
+        """Wait until the page that is there has resumed its session, over a new connection where it was silent."""
+        ...
+
+    async def reload_models(self, *, deadline: float) -> None:
+        """Drop the models that the page holds and load them again, in the same page on the same device."""
+        ...
+
+    async def adopt_page(self, *, deadline: float) -> None:
+        """Take the page that came by itself in place of the lane's own; it holds no models yet."""
         ...
 
     async def new_device(self, *, deadline: float) -> None:
@@ -77,33 +84,56 @@ class Repairable(Protocol):
         """Put the warm spare in the lane's place."""
         ...
 
+    async def fail_over(self, *, deadline: float) -> None:
+        """Have another browser's lane, with the models loaded there, answer in this one's place."""
+        ...
+
     async def load_models(self, *, deadline: float) -> None:
         """Load again every model that the lane had."""
         ...
 
     def repair_in_background(self) -> None:
-        """Have the browser that a spare replaced mended, so that there is a spare again. Returns at once."""
+        """Have the browser that a spare or another lane stands in for mended. Returns at once."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recovery(Generic[T]):
-    """A request answered after damage. ``phases`` are milliseconds, ``steps`` those done, in order."""
+    """A request answered after damage.
+
+    ``phases`` are milliseconds, ``steps`` those done and ``rungs`` those begun, in order; ``attempts`` is how
+    many rungs that were.
+    """
 
     result: T
     phases: Phases
-    attempts: int
+    rungs: tuple[str, ...]
     steps: tuple[Step, ...]
+
+    @property
+    def attempts(self) -> int:
+        """How many rungs were begun."""
+        return len(self.rungs)
 
 
 class GivenUpError(RecoveryError):
     """Recovery ended without an answer; says what was tried and where the time (ms) went."""
 
-    def __init__(self, message: str, *, phases: Phases, attempts: int, steps: tuple[Step, ...]) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        phases: Phases,
+        rungs: tuple[str, ...],
+        steps: tuple[Step, ...],
+        damage: Damage,
+    ) -> None:
         super().__init__(message)
         self.phases = phases
-        self.attempts = attempts
+        self.rungs = rungs
+        self.attempts = len(rungs)
         self.steps = steps
+        self.damage = damage
 
 
 async def recover(
@@ -115,11 +145,13 @@ async def recover(
     fault_at: float,
     budget_s: float,
     clock: Callable[[], float],
+    mended: Callable[[Repairable], Awaitable[None]] | None = None,
 ) -> Recovery[T]:
     """Return the original request's result after mending ``lane``.
 
     ``damage`` is what the request failed with; ``fault_at``, ``damage.at`` and ``clock()`` are
-    seconds on one monotonic clock; ``budget_s`` seconds count from this call.
+    seconds on one monotonic clock; ``budget_s`` seconds count from this call. ``mended`` is awaited with
+    the lane after each step that mended it, before what follows: a fault during recovery strikes there.
 
     Raises GivenUpError (a RecoveryError) when nothing is left to try. Errors of :data:`ANSWERS`
     raised by the replay come out as they are, at once. Cancellation comes out at once, and no step
@@ -130,8 +162,7 @@ async def recover(
         budget_s=budget_s,
         fault_at=fault_at,
         damage=damage,
-        spare_ready=lane.spare_ready,
-        models=lane.models,
+        survey=lane.survey,
     )
     results: list[T] = []
     answer: Exception | None = None
@@ -141,6 +172,8 @@ async def recover(
         _log.debug("%s: %s", lane.name, decision)
         try:
             await _carry_out(decision, lane, replay, results)
+            if mended is not None and STAGES[decision.step] == 0:
+                await mended(lane)
         except Exception as error:
             cause = error
             _log.debug("%s: %s failed: %r", lane.name, decision.step, error)
@@ -156,11 +189,13 @@ async def recover(
         raise answer
     if isinstance(decision, GaveUp):
         message = f"{lane.name}: recovery by strategy {strategy.name} gave up: {decision.reason}"
-        gave_up = GivenUpError(message, phases=machine.phases, attempts=machine.attempts, steps=machine.steps)
+        gave_up = GivenUpError(
+            message, phases=machine.phases, rungs=machine.rungs, steps=machine.steps, damage=machine.damage
+        )
         if machine.repair_owed:
             _repair_after(gave_up, lane)
         raise gave_up from cause
-    return Recovery(results[-1], machine.phases, machine.attempts, machine.steps)
+    return Recovery(results[-1], machine.phases, machine.rungs, machine.steps)
 
 
 async def _carry_out(do: Do, lane: Repairable, replay: Replay[T], results: list[T]) -> None:
@@ -169,21 +204,11 @@ async def _carry_out(do: Do, lane: Repairable, replay: Replay[T], results: list[
         return
     # The step knows its deadline too, but what hangs may well be the code that should look at it.
     async with asyncio.timeout(do.deadline_s):
-        match do.step:
-            case Step.RECONNECT:
-                await lane.reconnect(deadline=do.deadline_s)
-            case Step.NEW_DEVICE:
-                await lane.new_device(deadline=do.deadline_s)
-            case Step.NEW_PAGE:
-                await lane.new_page(deadline=do.deadline_s)
-            case Step.RESTART_BROWSER:
-                await lane.restart_browser(deadline=do.deadline_s)
-            case Step.USE_SPARE:
-                await lane.use_spare(deadline=do.deadline_s)
-            case Step.LOAD_MODELS:
-                await lane.load_models(deadline=do.deadline_s)
-            case Step.REPLAY:
-                results.append(await replay(do.deadline_s))
+        if do.step is Step.REPLAY:
+            results.append(await replay(do.deadline_s))
+        else:
+            mend: Callable[..., Awaitable[None]] = getattr(lane, do.step)  # a step is called what its method is called
+            await mend(deadline=do.deadline_s)
 
 
 def _repair_after(gave_up: GivenUpError, lane: Repairable) -> None:

@@ -18,11 +18,13 @@ import dataclasses
 import enum
 from typing import TYPE_CHECKING, TypeVar
 
-from pytest_webaccel.recovery.strategies import STAGES, RecoveryStrategy, Rung, Situation, Step
+from pytest_webaccel.recovery.rungs import STAGES, Rung, Situation, Step
 from pytest_webaccel.terms import Damage, Phases, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from pytest_webaccel.recovery.strategies import RecoveryStrategy
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -34,6 +36,7 @@ __all__ = [
     "MachineState",
     "Recovered",
     "RecoveryMachine",
+    "Survey",
 ]
 
 #: Rungs tried in one recovery at most, whatever a strategy comes up with.
@@ -44,9 +47,13 @@ RESERVE = 0.25
 
 #: How much of the lane each symptom takes with it; the higher includes the lower.
 SEVERITY: Mapping[Symptom, int] = {
+    Symptom.RESULT_DAMAGED: 0,
     Symptom.SOCKET_CLOSED: 0,
+    Symptom.CONNECTION_SLOW: 0,
     Symptom.HEARTBEAT_MISSED: 1,
+    Symptom.OPERATION_FAILED: 2,
     Symptom.DEVICE_LOST: 2,
+    Symptom.MEMORY_EXHAUSTED: 2,
     Symptom.DEADLINE_PASSED: 3,
     Symptom.PAGE_REPLACED: 4,
     Symptom.PAGE_CRASHED: 4,
@@ -54,7 +61,11 @@ SEVERITY: Mapping[Symptom, int] = {
 }
 
 _PHASES: Mapping[Step, str] = {
+    Step.RESEND: "restore",
     Step.RECONNECT: "restore",
+    Step.RELOAD_MODELS: "load",
+    Step.ADOPT_PAGE: "reassign",
+    Step.FAIL_OVER: "reassign",
     Step.NEW_DEVICE: "reassign",
     Step.NEW_PAGE: "reassign",
     Step.RESTART_BROWSER: "reassign",
@@ -62,6 +73,16 @@ _PHASES: Mapping[Step, str] = {
     Step.LOAD_MODELS: "load",
     Step.REPLAY: "replay",
 }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Survey:
+    """What can be had now: a warm spare, the number of models to hold, leave to start, another browser's lane."""
+
+    spare_ready: bool
+    models: int
+    startable: bool = True
+    elsewhere: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,8 +131,8 @@ class RecoveryMachine:
     """Decides one recovery, from the first damage to an answer or to giving up.
 
     ``budget_s`` seconds count from :meth:`begin`. ``fault_at`` is when the fault was caused
-    (``damage.at`` where nobody caused it). ``spare_ready`` and ``models`` describe the lane at the
-    start. Calls out of turn raise RuntimeError; a clock that goes back is held.
+    (``damage.at`` where nobody caused it). ``survey`` is asked before each rung what can be had; a spare
+    that was tried is not asked for again. Calls out of turn raise RuntimeError; a clock that goes back is held.
     """
 
     def __init__(
@@ -121,8 +142,7 @@ class RecoveryMachine:
         budget_s: float,
         fault_at: float,
         damage: Damage,
-        spare_ready: bool,
-        models: int,
+        survey: Callable[[], Survey],
     ) -> None:
         if not budget_s > 0:
             raise ValueError(f"budget_s is {budget_s!r}; it must be above 0 seconds")
@@ -130,8 +150,8 @@ class RecoveryMachine:
         self._budget_s = budget_s
         self._fault_at = fault_at
         self._damage = damage
-        self._spare_ready = spare_ready
-        self._models = models
+        self._survey = survey
+        self._spare_tried = False
         self._state = MachineState.NEW
         self._now = self._begun_at = fault_at
         self._detected_s = 0.0
@@ -167,13 +187,18 @@ class RecoveryMachine:
         return tuple(self._steps)
 
     @property
+    def damage(self) -> Damage:
+        """What is being mended: the first damage, or a worse one since."""
+        return self._damage
+
+    @property
     def answered(self) -> bool:
         """Whether the replay was done."""
         return self._answered
 
     @property
     def repair_owed(self) -> bool:
-        """Whether a spare was put in and the browser it replaced has not been sent to repair."""
+        """Whether a spare or another browser was put in, and what it replaced has not been sent to repair."""
         return self._repair_owed
 
     @property
@@ -197,7 +222,7 @@ class RecoveryMachine:
         """Return what follows the step that succeeded."""
         step = self._finish("step_done", now)
         self._steps.append(step)
-        if step is Step.USE_SPARE:
+        if step in {Step.USE_SPARE, Step.FAIL_OVER}:
             self._repair_owed = True
         elif step is Step.REPAIR_IN_BACKGROUND:
             self._repair_owed = False
@@ -248,10 +273,20 @@ class RecoveryMachine:
 
     def _next_rung(self) -> Decision:
         failed = tuple(self._failed.get(self._damage.symptom, ()))
-        situation = Situation(self._damage, self._spare_ready, self._models, failed)
+        there = self._survey()
+        situation = Situation(
+            self._damage,
+            there.spare_ready and not self._spare_tried,
+            there.models,
+            failed,
+            startable=there.startable,
+            elsewhere=there.elsewhere,
+        )
         left = [rung for rung in self._strategy.rungs(situation) if rung.name not in failed]
         if not left:
             what = "every rung failed" if self._tried else f"strategy {self._strategy.name} tries nothing"
+            if not there.startable:
+                what += " (the browser's circuit breaker is open, so it is not started)"
             return self._give_up(what)
         if len(self._tried) >= MAX_ATTEMPTS:
             return self._give_up(f"{MAX_ATTEMPTS} rungs tried")
@@ -259,8 +294,7 @@ class RecoveryMachine:
         self._rung = left[0]
         self._rung_deadline = self._now + min(self._rung.deadline_s, self._remaining_s * share)
         self._pending = list(self._rung.steps)
-        if Step.USE_SPARE in self._pending:
-            self._spare_ready = False
+        self._spare_tried |= Step.USE_SPARE in self._pending
         if self._remaining_s > 0:
             self._tried.append(self._rung.name)
         return self._next_step()

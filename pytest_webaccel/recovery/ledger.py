@@ -104,8 +104,8 @@ class Death:
     """Why a worker is about to die. ``at`` is the moment of the fault (seconds since the epoch, wall clock).
 
     ``lane`` and ``request`` say in what the fault struck, ``evidence`` how the lane is graded. ``detect_ms`` is
-    what it took to see the damage, where that was done before the end. ``steps`` are those of the request
-    that were committed.
+    what it took to see the damage, where that was done before the end. ``taken`` counts, by kind, the planned
+    faults that fired until then, this one included: they fire no more.
     """
 
     fault: Fault
@@ -119,6 +119,7 @@ class Death:
     detect_ms: float = 0.0
     undisturbed_ms: float = 0.0
     symptom: str = ""
+    taken: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads back."""
@@ -194,38 +195,65 @@ def read_ledger(path: Path) -> Past:
 
 
 class Turn:
-    """One request of a test, in its place in the ledger.
+    """One request of a test, in its place in the ledger; without a ledger it is kept nowhere.
 
     ``entry`` is what an earlier life of the test left of it: with an ``answer``, it need not be done again.
+    ``afresh`` says that the test starts over all the same.
     """
 
-    def __init__(self, ledger: Ledger, lane: Lane, number: int, digest: str, entry: Entry | None) -> None:
+    def __init__(
+        self,
+        ledger: Ledger | None,
+        lane: Lane,
+        number: int,
+        digest: str = "",
+        entry: Entry | None = None,
+        *,
+        afresh: bool = False,
+    ) -> None:
         self.lane = lane
         self.number = number
         self.digest = digest
         self.entry = entry
         self._ledger = ledger
+        self._afresh = afresh
 
     @property
     def answer(self) -> Arrays | None:
         """The answer committed in an earlier life, whose worker died; None: the request must be done."""
-        return self.entry.answer.tensors if self.entry is not None and self.entry.answer is not None else None
+        return None if self.entry is None or self._afresh or self.entry.answer is None else self.entry.answer.tensors
+
+    @property
+    def reference(self) -> Arrays | None:
+        """The undisturbed answer that an earlier life kept to hold the recovered one against."""
+        return None if self.entry is None or self.entry.reference is None else self.entry.reference.tensors
+
+    @property
+    def resumable(self) -> tuple[int, Arrays]:
+        """How many steps an earlier life committed, and what it carried then; (0, {}): start over."""
+        if self.entry is None or self._afresh or self.entry.checkpoint is None:
+            return 0, {}
+        return self.entry.steps, self.entry.checkpoint.tensors
 
     def start(self) -> None:
         """Note that it is about to be done."""
-        self._ledger.write(State.STARTED, self._head())
+        if self._ledger is not None:
+            self._ledger.write(State.STARTED, self._head())
 
     def refer(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Keep the undisturbed answer, which the recovered one is held against."""
-        self._ledger.keep(State.REFERENCE, self._head(), tensors)
+        if self._ledger is not None:
+            self._ledger.keep(State.REFERENCE, self._head(), tensors)
 
     def checkpoint(self, step: int, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Keep what a request of many steps carries, now that its first ``step`` steps are committed."""
-        self._ledger.keep(State.CHECKPOINT, {**self._head(), "steps": step}, tensors)
+        if self._ledger is not None:
+            self._ledger.keep(State.CHECKPOINT, {**self._head(), "steps": step}, tensors)
 
     def commit(self, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Note that it was answered, and keep the answer while there is room."""
-        self._ledger.keep(State.COMMITTED, self._head(), tensors)
+        if self._ledger is not None:
+            self._ledger.keep(State.COMMITTED, self._head(), tensors)
 
     def _head(self) -> dict[str, Any]:
         return {"lane": str(self.lane), "n": self.number, "digest": self.digest}
@@ -235,14 +263,15 @@ class Ledger:
     """The ledger of one test in the worker that runs it, made where missing, continued where an earlier life left it.
 
     Requests are counted by lane, as they are asked. Where the test, run again, asks something else than in
-    its earlier life, nothing more of that lane is answered from the ledger. Raises LedgerError when the
-    file cannot be opened.
+    its earlier life, nothing more of that lane is answered from the ledger. ``told`` says that what came of the
+    earlier life's end is recorded. Raises LedgerError when the file cannot be opened.
     """
 
     def __init__(self, path: Path, test_id: str, *, keep_bytes: int = KEEP_BYTES) -> None:
         self.path = path
         self.test_id = test_id
         self.diverged: set[Lane] = set()
+        self.told = False
         self._counts: dict[Lane, int] = {}
         self._keep_bytes = keep_bytes
         try:
@@ -270,10 +299,15 @@ class Ledger:
         entry = self.past.requests.get((str(lane), number))
         if entry is not None and entry.digest != digest:
             self.diverged.add(lane)
-        death = self.death
-        if lane in self.diverged or (death is not None and death.strategy is Strategy.WORKER_RESTART):
-            entry = None  # the control starts over, as a replaced worker of xdist does
-        return Turn(self, lane, number, digest, entry)
+        if lane in self.diverged:
+            entry = None
+        # the control starts over, as a replaced worker of xdist does
+        afresh = self.death is not None and self.death.strategy is Strategy.WORKER_RESTART
+        return Turn(self, lane, number, digest, entry, afresh=afresh)
+
+    def count(self, lane: Lane) -> int:
+        """Return how many requests were asked on ``lane`` in this life."""
+        return self._counts.get(lane, 0)
 
     def die(self, death: Death) -> None:
         """Note why the worker is about to die."""

@@ -16,8 +16,10 @@ from pytest_webaccel.recovery.engine import (
     MachineState,
     Recovered,
     RecoveryMachine,
+    Survey,
 )
-from pytest_webaccel.recovery.strategies import STAGES, STRATEGIES, RecoveryStrategy, Rung, Situation, Step
+from pytest_webaccel.recovery.rungs import STAGES, Rung, Situation, Step
+from pytest_webaccel.recovery.strategies import STRATEGIES, RecoveryStrategy
 from pytest_webaccel.terms import Strategy, Symptom
 
 from .virtual import damage
@@ -40,8 +42,7 @@ def machine(
         budget_s=budget_s,
         fault_at=fault_at,
         damage=damage(symptom, at),
-        spare_ready=spare_ready,
-        models=models,
+        survey=lambda: Survey(spare_ready, models),
     )
 
 
@@ -219,6 +220,8 @@ class Endless:
     """A strategy that always has one more rung."""
 
     name = Strategy.COORDINATED
+    races = 1
+    resumes = True
 
     def rungs(self, situation: Situation) -> tuple[Rung, ...]:
         return (Rung(f"rung {len(situation.failed_rungs)}", (Step.RECONNECT, Step.REPLAY), 1.0),)
@@ -250,6 +253,8 @@ class AnyStrategy:
     """Arbitrary legal rungs by symptom: the engine's promises may not lean on the ladder's contents."""
 
     name = Strategy.COORDINATED
+    races = 1
+    resumes = True
 
     def __init__(self, table: dict[Symptom, tuple[Rung, ...]]) -> None:
         self.table = table

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_webaccel.recovery.strategies import STAGES, STRATEGIES, Rung, Situation, Step
-from pytest_webaccel.terms import Damage, Strategy, Symptom
+from pytest_webaccel.recovery.rungs import LADDER, STAGES, Rung, Situation, Step
+from pytest_webaccel.recovery.strategies import STRATEGIES
+from pytest_webaccel.terms import MENDING, Damage, Strategy, Symptom
 
 situations = st.builds(
     Situation,
@@ -16,41 +17,46 @@ situations = st.builds(
 )
 
 
-def steps(strategy: Strategy, symptom: Symptom, *, spare: bool = False, models: int = 1) -> list[tuple[Step, ...]]:
-    situation = Situation(Damage(symptom, "test", 0.0), spare, models, ())
-    return [rung.steps for rung in STRATEGIES[strategy].rungs(situation)]
+MENDS = sorted(MENDING)
 
 
-RECONNECT = (Step.RECONNECT, Step.REPLAY)
-DEVICE = (Step.NEW_DEVICE, Step.LOAD_MODELS, Step.REPLAY)
-PAGE = (Step.NEW_PAGE, Step.LOAD_MODELS, Step.REPLAY)
-RESTART = (Step.RESTART_BROWSER, Step.LOAD_MODELS, Step.REPLAY)
-SPARE = (Step.USE_SPARE, Step.REPLAY, Step.REPAIR_IN_BACKGROUND)
+def steps(strategy: Strategy, symptom: Symptom, **more: bool) -> list[Step]:
+    situation = Situation(Damage(symptom, "test", 0.0), more.pop("spare", False), 1, (), **more)
+    return [rung.steps[0] for rung in STRATEGIES[strategy].rungs(situation)]
+
+
+RECONNECT, DEVICE, PAGE, SPARE = Step.RECONNECT, Step.NEW_DEVICE, Step.NEW_PAGE, Step.USE_SPARE
+RESTART, OVER = Step.RESTART_BROWSER, Step.FAIL_OVER
 
 
 def test_every_strategy_is_registered_under_its_own_name():
     assert {name: strategy.name for name, strategy in STRATEGIES.items()} == {name: name for name in Strategy}
 
 
-def test_every_step_has_a_stage():
+def test_every_step_has_a_stage_and_every_symptom_a_ladder():
     assert set(STAGES) == set(Step)
+    assert set(LADDER) == set(Symptom)
 
 
 @pytest.mark.parametrize(
     ("symptom", "spare", "expected"),
     [
-        (Symptom.SOCKET_CLOSED, True, [RECONNECT, PAGE, RESTART]),
+        (Symptom.SOCKET_CLOSED, True, [RECONNECT, SPARE, PAGE, RESTART]),
+        (Symptom.RESULT_DAMAGED, True, [Step.RESEND, SPARE, RECONNECT, PAGE, RESTART]),
         (Symptom.HEARTBEAT_MISSED, False, [RECONNECT, PAGE, RESTART]),
-        (Symptom.DEVICE_LOST, True, [DEVICE, PAGE, RESTART]),
+        (Symptom.HEARTBEAT_MISSED, True, [SPARE, RECONNECT, PAGE, RESTART]),
+        (Symptom.DEVICE_LOST, True, [SPARE, DEVICE, PAGE, RESTART]),
+        (Symptom.DEVICE_LOST, False, [DEVICE, PAGE, RESTART]),
         (Symptom.PAGE_CRASHED, False, [PAGE, RESTART]),
         (Symptom.PAGE_CRASHED, True, [SPARE, PAGE, RESTART]),
-        (Symptom.PAGE_REPLACED, True, [SPARE, PAGE, RESTART]),
+        (Symptom.PAGE_REPLACED, True, [SPARE, Step.ADOPT_PAGE, PAGE, RESTART]),
+        (Symptom.OPERATION_FAILED, False, [Step.RELOAD_MODELS, PAGE, RESTART]),
         (Symptom.DEADLINE_PASSED, True, [SPARE, PAGE, RESTART]),
         (Symptom.BROWSER_EXITED, True, [SPARE, RESTART]),
         (Symptom.BROWSER_EXITED, False, [RESTART]),
     ],
 )
-def test_coordinated_does_the_least_that_mends_the_damage_first(symptom, spare, expected):
+def test_coordinated_takes_the_page_s_own_way_then_the_spare_then_climbs(symptom, spare, expected):
     assert steps(Strategy.COORDINATED, symptom, spare=spare) == expected
 
 
@@ -61,30 +67,48 @@ def test_simple_knows_one_rung(situation):
     assert rung.steps[-1] is Step.REPLAY
 
 
+@given(situations, st.sampled_from([Strategy.NONE, Strategy.WORKER_RESTART]))
+def test_controls_try_nothing(situation, strategy):
+    assert STRATEGIES[strategy].rungs(situation) == ()
+
+
 @given(situations)
-def test_none_tries_nothing(situation):
-    assert STRATEGIES[Strategy.NONE].rungs(situation) == ()
+def test_progressive_climbs_the_ladder_without_a_spare(situation):
+    rungs = [rung.steps[0] for rung in STRATEGIES[Strategy.PROGRESSIVE].rungs(situation)]
+    assert rungs == [*LADDER[situation.damage.symptom], RESTART]
 
 
-@given(situations, st.sampled_from([Strategy.SIMPLE, Strategy.COORDINATED]))
-def test_whatever_the_situation_the_last_rung_is_a_cold_restart(situation, strategy):
-    assert STRATEGIES[strategy].rungs(situation)[-1].steps[0] is Step.RESTART_BROWSER
+@pytest.mark.parametrize("strategy", MENDS)
+def test_a_browser_whose_breaker_is_open_is_not_started(strategy):
+    assert RESTART not in steps(strategy, Symptom.BROWSER_EXITED, startable=False)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.PROGRESSIVE, Strategy.PARALLEL, Strategy.COORDINATED])
+def test_another_browser_is_the_last_resort_and_the_only_one_where_nothing_starts(strategy):
+    assert steps(strategy, Symptom.BROWSER_EXITED, elsewhere=True) == [RESTART, OVER]
+    assert steps(strategy, Symptom.BROWSER_EXITED, elsewhere=True, startable=False) == [OVER]
+
+
+def test_parallel_races_the_cheapest_with_the_spare_and_a_cold_start():
+    assert steps(Strategy.PARALLEL, Symptom.SOCKET_CLOSED, spare=True)[:3] == [RECONNECT, SPARE, RESTART]
+    assert STRATEGIES[Strategy.PARALLEL].races == 3
 
 
 @given(situations, st.sampled_from(Strategy))
 def test_models_are_loaded_exactly_where_they_were_lost(situation, strategy):
     for rung in STRATEGIES[strategy].rungs(situation):
-        keeps = rung.steps[0] in {Step.RECONNECT, Step.USE_SPARE}
-        assert (Step.LOAD_MODELS in rung.steps) == (not keeps and situation.models > 0)
+        loses = rung.steps[0] in {DEVICE, PAGE, RESTART, Step.ADOPT_PAGE}
+        assert (Step.LOAD_MODELS in rung.steps) == (loses and situation.models > 0)
 
 
 @given(situations, st.sampled_from(Strategy))
-def test_a_spare_is_used_only_when_ready_and_always_repaid(situation, strategy):
+def test_whatever_stands_in_is_used_only_when_ready_and_always_repaid(situation, strategy):
     rungs = STRATEGIES[strategy].rungs(situation)
     assert len({rung.name for rung in rungs}) == len(rungs)
     for rung in rungs:
-        assert (Step.USE_SPARE in rung.steps) == (Step.REPAIR_IN_BACKGROUND in rung.steps)
-        assert situation.spare_ready or Step.USE_SPARE not in rung.steps
+        assert (rung.steps[0] in {SPARE, OVER}) == (Step.REPAIR_IN_BACKGROUND in rung.steps)
+        assert situation.spare_ready or SPARE not in rung.steps
+        assert rung.name == rung.steps[0]
 
 
 @pytest.mark.parametrize(

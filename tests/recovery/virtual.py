@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.recovery import Step
+from pytest_webaccel.recovery import Step, Survey
 from pytest_webaccel.terms import Backend, Browser, Damage, Lane, Symptom
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class FakeLane:
     name: Lane = field(default_factory=lambda: Lane(Browser.FAKE, Backend.WEBGPU))
     spare_ready: bool = False
     models: int = 1
+    startable: bool = True
+    elsewhere: bool = False
     begun: list[Step] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
     running: int = 0
@@ -82,6 +84,21 @@ class FakeLane:
             self.running -= 1
         if isinstance(entry, BaseException):
             raise entry
+
+    def survey(self) -> Survey:
+        return Survey(self.spare_ready, self.models, startable=self.startable, elsewhere=self.elsewhere)
+
+    async def resend(self, *, deadline: float) -> None:
+        await self.step(Step.RESEND, deadline)
+
+    async def reload_models(self, *, deadline: float) -> None:
+        await self.step(Step.RELOAD_MODELS, deadline)
+
+    async def adopt_page(self, *, deadline: float) -> None:
+        await self.step(Step.ADOPT_PAGE, deadline)
+
+    async def fail_over(self, *, deadline: float) -> None:
+        await self.step(Step.FAIL_OVER, deadline)
 
     async def reconnect(self, *, deadline: float) -> None:
         await self.step(Step.RECONNECT, deadline)
