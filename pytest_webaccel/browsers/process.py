@@ -1,8 +1,8 @@
 """A browser's process tree that this process owns: started in a group of its own, watched, ended whole.
 
-The tree is tied to this process three times over: Chromium exits when its debugging pipe closes, the
-root process is sent SIGKILL when the thread that started it ends (Linux), and :meth:`OwnedProcess.kill`
-reaches every descendant, also those that were re-parented.
+The tree is tied to this process three times over: a browser with a debugging pipe (Chromium) exits when it
+closes, the root process is sent SIGKILL when the thread that started it ends (Linux; Firefox would live on), and
+:meth:`OwnedProcess.kill` reaches every descendant, also those that were re-parented.
 """
 
 from __future__ import annotations
@@ -66,18 +66,20 @@ class _Tail(asyncio.Protocol):
 class OwnedProcess:
     """One process tree, started now.
 
-    ``arguments`` begins with the executable. ``environment`` is added to this process's own.
+    ``arguments`` begins with the executable. ``environment`` is added to this process's own. With ``pipe``, file
+    descriptors 3 and 4 are a debugging pipe, to be taken with :meth:`connect`; without it, standard input is empty
+    and standard output is thrown away, and :meth:`listen` is called instead.
     Raises BrowserError when it cannot be started. Must be made in the loop's thread, which has to live
     as long as the process.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], *, pipe: bool = True) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             self._popen = subprocess.Popen(
-                ["/bin/sh", "-c", _LAUNCHER, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                ["/bin/sh", "-c", _LAUNCHER, *arguments] if pipe else list(arguments),
+                stdin=subprocess.PIPE if pipe else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipe else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 env={**os.environ, **environment},
@@ -101,13 +103,18 @@ class OwnedProcess:
         popen = self._popen
         assert popen.stdin is not None
         assert popen.stdout is not None
-        assert popen.stderr is not None
-        self._attached = True
-        errors, _ = await self._loop.connect_read_pipe(lambda: self._tail, popen.stderr)
+        await self.listen()
         reading, _ = await self._loop.connect_read_pipe(lambda: protocol, popen.stdout)
         writing, _ = await self._loop.connect_write_pipe(asyncio.BaseProtocol, popen.stdin)
-        self._transports += [errors, reading, writing]
+        self._transports += [reading, writing]
         return writing
+
+    async def listen(self) -> None:
+        """Begin to keep what the browser writes to standard error."""
+        assert self._popen.stderr is not None
+        self._attached = True
+        errors, _ = await self._loop.connect_read_pipe(lambda: self._tail, self._popen.stderr)
+        self._transports.append(errors)
 
     @property
     def error_output(self) -> str:
