@@ -7,14 +7,11 @@ are not of the Chromium family join through ``DRIVERS``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytest_webaccel.browsers.driver import DamageListener, Driver
 from pytest_webaccel.browsers.locate import CHROMIUM_FAMILY, Installation, find, find_all
 from pytest_webaccel.errors import BrowserError
-
-if TYPE_CHECKING:
-    from pytest_webaccel.terms import Browser
+from pytest_webaccel.terms import Browser
 
 __all__ = [
     "CHROMIUM_FAMILY",
@@ -40,8 +37,17 @@ def _chromium(installation: Installation, *, headed: bool = False, debugging_por
     return ChromiumDriver(installation, headed=headed, debugging_port=debugging_port)
 
 
+def _firefox(installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> Driver:
+    from pytest_webaccel.browsers.firefox import FirefoxDriver
+
+    return FirefoxDriver(installation, headed=headed, debugging_port=debugging_port)
+
+
 #: Driver factories by browser. Plugins and :mod:`pytest_webaccel.testing` add theirs.
-DRIVERS: dict[Browser, DriverFactory] = dict.fromkeys(sorted(CHROMIUM_FAMILY), _chromium)
+DRIVERS: dict[Browser, DriverFactory] = {
+    **dict.fromkeys(sorted(CHROMIUM_FAMILY), _chromium),
+    Browser.FIREFOX: _firefox,
+}
 
 
 def drivable(browser: Browser) -> bool:

@@ -10,7 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.browsers.cdp import Connection
-from pytest_webaccel.browsers.process import OwnedProcess, wait_gone
+from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
 from pytest_webaccel.browsers.profiles import Profile, sweep
 from pytest_webaccel.browsers.settings import chromium_arguments
 from pytest_webaccel.errors import BrowserError
@@ -114,7 +114,7 @@ class ChromiumDriver:
             output = self._process.error_output if self._process else ""
             await self.stop(deadline=5.0)
             cause = str(error) or f"no answer within {deadline:.1f} s"
-            raise BrowserError(_start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
+            raise BrowserError(start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
         except asyncio.CancelledError:
             await self.stop(deadline=5.0)
             raise
@@ -144,7 +144,7 @@ class ChromiumDriver:
     def _exited(self, process: OwnedProcess, status: int) -> None:
         if process is not self._process:
             return
-        reason = f"the browser ended with {_status_text(status)}"
+        reason = f"the browser ended with {status_text(status)}"
         if self._connection is not None:
             self._connection.close(reason)
         self._target = self._session = ""
@@ -335,15 +335,6 @@ def _find_endpoint(output: bytes) -> str | None:
     return match[1].decode() if match else None
 
 
-def _status_text(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return f"signal {signal.Signals(-status).name}"
-    except ValueError:
-        return f"signal {-status}"
-
-
 def _value(result: Mapping[str, Any]) -> object:
     if (special := result.get("unserializableValue")) is not None:
         return int(special[:-1]) if special.endswith("n") else _SPECIAL.get(special, special)
@@ -353,20 +344,3 @@ def _value(result: Mapping[str, Any]) -> object:
 def _exception_text(details: Mapping[str, Any]) -> str:
     exception = details.get("exception", {})
     return str(exception.get("description") or exception.get("value") or details.get("text", "no message"))
-
-
-def _start_failure(where: str, cause: str, output: str) -> str:
-    lines = output.splitlines()[-6:]
-    said = f" It said: {' | '.join(lines)}." if lines else ""
-    missing = re.search(r"error while loading shared libraries: (\S+):", output)
-    if missing:
-        remedy = f"The shared library {missing[1]} is missing: install the browser's system packages"
-    elif "No usable sandbox" in output:
-        remedy = (
-            "This system denies its sandbox: allow unprivileged user namespaces, use a browser of the system's own "
-            "packages, whose sandbox is set up"
-        )
-    else:
-        remedy = "Run it by hand with --version"
-    other = "or bring another one with `python -m pytest_webaccel install`"
-    return f"{where} did not start: {cause}.{said} {remedy}, {other}."

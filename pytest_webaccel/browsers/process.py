@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-__all__ = ["OwnedProcess", "wait_gone"]
+__all__ = ["OwnedProcess", "start_failure", "status_text", "wait_gone"]
 
 #: Bytes of standard error that are kept for error messages.
 _TAIL = 16 * 1024
@@ -254,3 +255,31 @@ def _wait_in_thread(pid: int, deadline: float) -> bool:
     except psutil.TimeoutExpired:
         return False
     return True
+
+
+def status_text(status: int) -> str:
+    """Return what an exit status means, in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def start_failure(where: str, cause: str, output: str) -> str:
+    """Return why the browser ``where`` did not start: ``cause``, the end of what it said, and what to do."""
+    lines = output.splitlines()[-6:]
+    said = f" It said: {' | '.join(lines)}." if lines else ""
+    missing = re.search(r"error while loading shared libraries: (\S+):", output)
+    if missing:
+        remedy = f"The shared library {missing[1]} is missing: install the browser's system packages"
+    elif "No usable sandbox" in output:
+        remedy = (
+            "This system denies its sandbox: allow unprivileged user namespaces, use a browser of the system's own "
+            "packages, whose sandbox is set up"
+        )
+    else:
+        remedy = "Run it by hand with --version"
+    other = "or bring another one with `python -m pytest_webaccel install`"
+    return f"{where} did not start: {cause}.{said} {remedy}, {other}."

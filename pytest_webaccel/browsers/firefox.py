@@ -1,0 +1,464 @@
+"""Drives Firefox over WebDriver BiDi.
+
+Firefox has no debugging pipe: its port is on loopback, open to the machine's other users until the one session that
+it grants is ours (docs/limitations.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from pytest_webaccel.browsers import content, startup_cache
+from pytest_webaccel.browsers.bidi import Connection, from_remote
+from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
+from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
+from pytest_webaccel.browsers.profiles import Profile, sweep
+from pytest_webaccel.errors import BrowserError
+from pytest_webaccel.terms import Browser, Damage, Symptom
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pytest_webaccel.browsers.driver import DamageListener
+    from pytest_webaccel.browsers.locate import Installation
+
+__all__ = ["FirefoxDriver"]
+
+_ENDPOINT = re.compile(rb"WebDriver BiDi listening on (ws://\S+)\r?\n")
+_EVENTS = ("browsingContext.navigationCommitted", "browsingContext.contextDestroyed")
+#: Where a tab is led whose process died.
+_CRASHED = "about:tabcrashed"
+#: Seconds that are given to closing a page that is being replaced; a crashed one may not answer.
+_CLOSE_DEADLINE = 2.0
+#: Seconds that a first Firefox of a build may take to end in good order, which writes its startup cache.
+_GOOD_ORDER = 3.0
+#: Milliseconds that the page is kept busy to be told from other processes, where more than one might be its.
+_BUSY_MS = 30
+
+
+class FirefoxDriver:
+    """One Firefox process tree and its one page.
+
+    ``debugging_port`` changes nothing: Firefox has only the port that this driver uses, and grants it one session.
+    """
+
+    def __init__(self, installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> None:
+        del debugging_port
+        self._installation = installation
+        self._headed = headed
+        self._listeners: list[DamageListener] = []
+        self._process: OwnedProcess | None = None
+        self._connection: Connection | None = None
+        self._profile: Profile | None = None
+        self._version = ""
+        self._context = ""
+        self._url = ""
+        self._page: psutil.Process | None = None
+        self._crashed = False
+        self._stopped = False
+        self._stopping = False
+
+    @property
+    def browser(self) -> Browser:
+        """Which browser this drives."""
+        return self._installation.browser
+
+    @property
+    def takes_files(self) -> bool:
+        """Whether :meth:`offer_files` is to be had: it is."""
+        return True
+
+    @property
+    def installation(self) -> Installation:
+        """Where the browser was found."""
+        return self._installation
+
+    @property
+    def version(self) -> str:
+        """Version as the running browser reports it; empty before :meth:`start`."""
+        return self._version
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the root process while it runs."""
+        process = self._process
+        return None if process is None or process.exited.done() else process.pid
+
+    @property
+    def endpoint(self) -> str | None:
+        """None: there is no address at which a second client, such as Playwright, could join."""
+        return None
+
+    @property
+    def profile(self) -> Path | None:
+        """The profile folder while there is one."""
+        return None if self._profile is None else self._profile.folder
+
+    @property
+    def page_process(self) -> int | None:
+        """Process id of the page's process, while it lives."""
+        page = self._page
+        return page.pid if page is not None and _lives(page) else None
+
+    @property
+    def _where(self) -> str:
+        return f"{self.browser} ({self._installation.executable})"
+
+    def on_damage(self, listener: DamageListener) -> None:
+        """Have ``listener`` called, in the loop, for a crashed page or an exited browser."""
+        self._listeners.append(listener)
+
+    # -- start -------------------------------------------------------------------------------
+
+    async def start(self, *, deadline: float) -> None:
+        """Start the process with a profile of its own (mode 0700) and attach to it.
+
+        Raises BrowserError, with the end of the browser's own error output, when it does not come up
+        within ``deadline`` seconds. Nothing is left running then.
+        """
+        if self.pid is not None:
+            raise BrowserError(f"{self._where} is running already; stop it before starting it again")
+        await self.stop(deadline=deadline)
+        self._stopping = self._crashed = self._stopped = False
+        sweep()
+        try:
+            async with asyncio.timeout(deadline):
+                await self._launch(deadline)
+        except (TimeoutError, BrowserError, OSError) as error:
+            output = self._process.error_output if self._process else ""
+            await self.stop(deadline=5.0)
+            cause = str(error) or f"no answer within {deadline:.1f} s"
+            raise BrowserError(start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
+        except asyncio.CancelledError:
+            await self.stop(deadline=5.0)
+            raise
+
+    async def _launch(self, deadline: float) -> None:
+        profile = self._profile = Profile()
+        (profile.path / "user.js").write_text(user_js(), encoding="utf-8")
+        startup_cache.restore(self._installation, profile.path)
+        arguments = [
+            str(self._installation.executable),
+            *firefox_arguments(headed=self._headed),
+            "--profile",
+            str(profile.path),
+            "about:blank",
+        ]
+        # Firefox writes there even with a profile of its own; so it goes away with the profile.
+        environment = {
+            **firefox_environment(),
+            **self._installation.environment,
+            "XDG_CONFIG_HOME": str(profile.path / "config"),
+        }
+        process = self._process = OwnedProcess(arguments, environment, pipe=False)
+        process.exited.add_done_callback(lambda exited: self._exited(process, exited.result()))
+        await process.listen()
+        address = await self._address(process, deadline)
+        connection = self._connection = Connection(self._where)
+        connection.listen(self._event)
+        await connection.connect(f"{address}/session", deadline=deadline)
+        session = await connection.call(
+            "session.new",
+            # A dialog of a page is closed, so that it hangs nothing.
+            {"capabilities": {"alwaysMatch": {"unhandledPromptBehavior": {"default": "dismiss"}}}},
+            deadline=deadline,
+        )
+        self._version = str(session["capabilities"]["browserVersion"])
+        await connection.call("session.subscribe", {"events": list(_EVENTS)}, deadline=deadline)
+
+    async def _address(self, process: OwnedProcess, deadline: float) -> str:
+        line = asyncio.ensure_future(process.error_line(_find_endpoint, deadline=deadline))
+        either: set[asyncio.Future[Any]] = {line, process.exited}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not line.done():
+            line.cancel()
+            await asyncio.gather(line, return_exceptions=True)
+            raise BrowserError(f"{self._where}: it ended with {status_text(process.exited.result())}")
+        return line.result()
+
+    def _exited(self, process: OwnedProcess, status: int) -> None:
+        if process is not self._process:
+            return
+        reason = f"the browser ended with {status_text(status)}"
+        if self._connection is not None:
+            self._connection.close(reason)
+        self._context, self._page = "", None
+        if not self._stopping:
+            self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
+
+    def _report(self, symptom: Symptom, detail: str) -> None:
+        damage = Damage(symptom, detail, asyncio.get_running_loop().time())
+        for listener in list(self._listeners):
+            listener(damage)
+
+    def _event(self, method: str, parameters: Mapping[str, Any]) -> None:
+        context = str(parameters.get("context", ""))
+        if not context or self._connection is None:
+            return
+        if method == "browsingContext.contextDestroyed":
+            self._connection.fail_context(context, "the page was closed")
+        elif str(parameters.get("url", "")).startswith(_CRASHED) and context == self._context and not self._crashed:
+            self._crashed = True
+            # What waits for that page is never answered.
+            self._connection.fail_context(context, "the page crashed")
+            self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
+
+    def _running(self) -> Connection:
+        if self._connection is None or self.pid is None:
+            raise BrowserError(f"{self._where} is not running; start it first")
+        return self._connection
+
+    def _attached(self) -> tuple[Connection, str]:
+        connection = self._running()
+        if not self._context:
+            raise BrowserError(f"{self._where} shows no page; open one first")
+        return connection, self._context
+
+    # -- the page ----------------------------------------------------------------------------
+
+    async def open(self, url: str, *, deadline: float) -> None:
+        """Show ``url`` in a fresh tab, wait for its load event, and close the page that was there."""
+        connection, old, stopped = self._running(), self._page, self._stopped
+        self._context, self._page, self._stopped, self._crashed = "", None, False, False
+        try:
+            async with asyncio.timeout(deadline):
+                # In the background: Firefox would ask the old page, which may be hung, whether it is hidden by now.
+                created = await connection.call(
+                    "browsingContext.create", {"type": "tab", "background": True}, deadline=deadline
+                )
+                # The old page goes before the new one loads: two pages of one lane must never meet. As the only
+                # tab, the new one is in front then, and its timers are not throttled.
+                await self._close_others(connection, created["context"], deadline)
+                if stopped and old is not None:
+                    await _end(old, deadline)
+                self._context, self._url = created["context"], url
+                await self._navigate(url, deadline)
+                self._page = await self._find_page([old] if old is not None else [], deadline)
+        except TimeoutError:
+            raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
+        finally:
+            # A page that was hung leaves its process behind, which would burn a processor for ever.
+            if old is not None and old != self._page:
+                await _end(old, 0.0)
+
+    async def _close_others(self, connection: Connection, kept: str, deadline: float) -> None:
+        tree = await connection.call("browsingContext.getTree", {"maxDepth": 0}, deadline=deadline)
+        for context in [entry["context"] for entry in tree["contexts"] if entry["context"] != kept]:
+            # A crashed or hung page may refuse; the new page does not depend on it.
+            with contextlib.suppress(BrowserError):
+                await connection.call("browsingContext.close", {"context": context}, deadline=_CLOSE_DEADLINE)
+
+    async def _navigate(self, url: str, deadline: float) -> None:
+        connection, context = self._attached()
+        try:
+            await connection.call(
+                "browsingContext.navigate",
+                {"context": context, "url": url, "wait": "complete"},
+                context=context,
+                deadline=deadline,
+            )
+        except BrowserError as error:
+            reason = str(error).removeprefix(f"{self._where}: ").removeprefix("browsingContext.navigate ")
+            raise BrowserError(f"{self._where}: {url} could not be opened: {reason}") from error
+
+    async def _find_page(self, leaving: Sequence[psutil.Process], deadline: float) -> psutil.Process | None:
+        root = self.pid
+        found = [] if root is None else content.hosts(root, leaving)
+        if len(found) <= 1:
+            return found[0] if found else None
+        before = {process: content.processor_time(process) for process in found}
+        spin = f"{{ const start = performance.now(); while (performance.now() - start < {_BUSY_MS}); }}"
+        await self.evaluate(spin, deadline=deadline)
+        return max(found, key=lambda process: content.processor_time(process) - before[process])
+
+    async def reload(self, *, deadline: float) -> None:
+        """Have the lane's page navigate away and back to its own address: the same tab, another document."""
+        self._attached()
+        async with asyncio.timeout(deadline):
+            await self._navigate("about:blank", deadline)
+            await self._navigate(self._url, deadline)
+            self._page = await self._find_page([], deadline)
+
+    async def evaluate(self, expression: str, *, deadline: float) -> object:
+        """Return the JSON value of ``expression`` (promises awaited) in the lane's page.
+
+        Raises BrowserError with the page's own message when the expression throws.
+        """
+        connection, context = self._attached()
+        answer = await connection.call(
+            "script.evaluate",
+            {
+                "expression": expression,
+                "target": {"context": context},
+                "awaitPromise": True,
+                "resultOwnership": "none",
+                "userActivation": True,
+            },
+            context=context,
+            deadline=deadline,
+        )
+        if answer.get("type") == "exception":
+            text = str(answer.get("exceptionDetails", {}).get("text", "no message"))
+            raise BrowserError(f"{self._where}: the page threw: {text}")
+        try:
+            return from_remote(answer["result"])
+        except (ValueError, KeyError) as error:
+            raise BrowserError(f"{self._where}: the page's answer cannot be read: {error}") from error
+
+    async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
+        """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
+        connection, context = self._attached()
+        for path in paths:
+            if not path.is_file():
+                raise BrowserError(f"{self._where}: {path} is no file that could be offered to the page")
+        found = await connection.call(
+            "browsingContext.locateNodes",
+            {
+                "context": context,
+                "locator": {"type": "css", "value": "input[type=file]#webaccel-files"},
+                "maxNodeCount": 1,
+            },
+            context=context,
+            deadline=deadline,
+        )
+        if not found["nodes"]:
+            raise BrowserError(f"{self._where}: the page has no <input type=file id=webaccel-files>")
+        await connection.call(
+            "input.setFiles",
+            {
+                "context": context,
+                "element": {"sharedId": found["nodes"][0]["sharedId"]},
+                "files": [str(path.resolve()) for path in paths],
+            },
+            context=context,
+            deadline=deadline,
+        )
+
+    # -- harm --------------------------------------------------------------------------------
+
+    def _page_process(self) -> psutil.Process:
+        """Return the page's process; raises BrowserError where it is gone or cannot be told from others."""
+        self._attached()
+        if self._page is not None and _lives(self._page):
+            return self._page
+        # The page went to another address by itself, and another process took it over.
+        root = self.pid
+        found = [] if root is None or self._crashed else content.hosts(root, [])
+        if len(found) != 1:
+            raise BrowserError(f"{self._where}: the process of the page is not known; open the page anew")
+        self._page = found[0]
+        return self._page
+
+    def crash_page(self) -> None:
+        """SIGKILL the page's process, at once and without waiting; seen as ``page_crashed`` damage."""
+        page = self._page_process()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            page.kill()
+
+    async def stop_page(self, *, deadline: float) -> None:
+        """SIGSTOP the page's process: it answers nothing, and nothing is closed."""
+        page = self._page_process()
+        try:
+            page.suspend()
+        except psutil.NoSuchProcess as error:
+            raise BrowserError(f"{self._where}: the page's process ended before it could be stopped") from error
+        self._stopped = True
+        until = time.monotonic() + deadline
+        while _lives(page) and page.status() != psutil.STATUS_STOPPED:
+            if time.monotonic() >= until:
+                raise BrowserError(f"{self._where}: the page's process did not stop within {deadline:.1f} s")
+            await asyncio.sleep(0.001)
+
+    def resume_page(self) -> None:
+        """SIGCONT what :meth:`stop_page` stopped and still is there; harmless otherwise."""
+        self._stopped = False
+        if self._page is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._page.resume()
+
+    async def gpu_process(self, *, deadline: float) -> int | None:
+        """Return the process id of the GPU process, None while there is none; ``deadline`` is not needed."""
+        del deadline
+        self._running()
+        root = self.pid
+        found = [] if root is None else content.role(root, "gpu")
+        return found[0].pid if found else None
+
+    async def crash_gpu(self, *, deadline: float) -> None:
+        """SIGKILL the browser's GPU process; returns once that process is gone.
+
+        Raises BrowserError when there is none, which is so in every headless Firefox: it runs WebGPU in its root
+        process, whatever the preferences say.
+        """
+        pid = await self.gpu_process(deadline=deadline)
+        if pid is None:
+            why = "" if self._headed else "; headless, it runs WebGPU in its root process"
+            raise BrowserError(f"{self._where} has no GPU process now, so none can be crashed{why}")
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
+        if not await wait_gone([pid], deadline=deadline):
+            raise BrowserError(f"{self._where}: GPU process {pid} did not end within {deadline:.1f} s")
+
+    # -- end ---------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """SIGKILL the whole process tree, at once. The exit is reported as damage."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def stop(self, *, deadline: float) -> None:
+        """End the whole process tree and remove the profile. Never raises, may be called twice."""
+        self._stopping = True
+        process, profile = self._process, self._profile
+        if process is not None:
+            kept = await self._end_in_good_order(process, min(deadline, _GOOD_ORDER))
+            await process.end(deadline=deadline)
+            if kept and profile is not None:
+                await asyncio.to_thread(startup_cache.keep, self._installation, profile.path)
+        if self._connection is not None:
+            self._connection.close("the browser was stopped")
+            await self._connection.end()
+        if profile is not None:
+            await profile.remove(deadline=max(1.0, deadline / 2))
+        self._process = self._profile = self._connection = self._page = None
+        self._context = ""
+
+    async def _end_in_good_order(self, process: OwnedProcess, deadline: float) -> bool:
+        """Have a first Firefox of its build end by itself, for its startup cache; return whether it did."""
+        whole = self._context and not self._crashed and not self._stopped and self.pid is not None
+        if not whole or self._connection is None or startup_cache.is_kept(self._installation):
+            return False
+        try:
+            async with asyncio.timeout(deadline):
+                await self._connection.call("browser.close", deadline=deadline)
+                await asyncio.shield(process.exited)
+        except (BrowserError, TimeoutError):
+            return False
+        return True
+
+
+def _find_endpoint(output: bytes) -> str | None:
+    match = _ENDPOINT.search(output)
+    return match[1].decode() if match else None
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def _end(process: psutil.Process, deadline: float) -> None:
+    """SIGKILL a process whose page is gone, and wait up to ``deadline`` seconds for its end."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+        if deadline:
+            await wait_gone([process.pid], deadline=deadline)
