@@ -73,6 +73,7 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         record=record,
         ort=ort,
         headed=session.settings.headed,
+        ledgers=session.folder if session.worker != "main" else None,
     )
     yield worker
     worker.stop()
@@ -85,6 +86,7 @@ def _webaccel_item(request: pytest.FixtureRequest, _webaccel_worker: Worker) -> 
     present = request.config.stash[_ITEM_KEY]
     present.append(item)
     yield item
+    _webaccel_worker.end_test(item.nodeid)
     present.remove(item)
 
 
@@ -153,6 +155,8 @@ def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy
     from pytest_webaccel.faults import INJECTORS
     from pytest_webaccel.faults.schedule import FaultSchedule, choose
     from pytest_webaccel.markers import fault_plans
+    from pytest_webaccel.recovery.worker_restart import no_worker
+    from pytest_webaccel.terms import Strategy
 
     seed = session.settings.seed
     marked = fault_plans(item)
@@ -163,4 +167,7 @@ def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy
     plans = marked or ((chosen,) if chosen is not None else ())
     if strategy is not None:
         plans = tuple(dataclasses.replace(plan, recovery=strategy) for plan in plans)
+    default = session.settings.recovery
+    if any((plan.recovery or default) is Strategy.WORKER_RESTART for plan in plans) and (reason := no_worker()):
+        pytest.skip(f"strategy {Strategy.WORKER_RESTART} has no meaning here: {reason}")
     return list(FaultSchedule(plans, seed, item.nodeid).firings)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.report.data import ReportData
     from pytest_webaccel.scheduling.recording import Recorder
+    from pytest_webaccel.scheduling.revival import Revivals
 
 __all__ = [
     "_webaccel_item",
@@ -238,6 +239,41 @@ class _Distribution:
             given = session_of(self.config).for_worker(bound if isinstance(bound, str) else None)
             node.workerinput[WORKER_INPUT] = given
 
+    @functools.cached_property
+    def revivals(self) -> Revivals:
+        """What is known of workers that died under a test."""
+        from pytest_webaccel.scheduling.revival import Revivals
+        from pytest_webaccel.scheduling.session import session_of
+
+        return Revivals(self.config, session_of(self.config))
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, error: object) -> None:
+        """Count workers that were lost, before the scheduler asks whether one more is allowed."""
+        if self.used and error is not None:
+            self.revivals.losses += 1
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Say why a test whose worker was ended by a planned fault was not run again."""
+        if self.used:
+            self.revivals.without_scheduler(crashitem)
+            if explanation := self.revivals.explanation(crashitem):
+                report.longrepr = f"{report.longrepr}: {explanation}"
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note the end of a test that was handed out again."""
+        if "revivals" in self.__dict__ and report.when not in {"setup", "call"}:
+            self.revivals.ended(report.nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Report what was handed out again and never run; add the rows that no worker wrote."""
+        if "revivals" in self.__dict__:
+            from pytest_webaccel.scheduling.revival import conclude
+
+            conclude(self.revivals, session, exitstatus)
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
         """Hand out tests by lane, unless the user chose another way."""
@@ -247,7 +283,8 @@ class _Distribution:
         from pytest_webaccel.scheduling.assignment import LaneScheduling
         from pytest_webaccel.scheduling.session import session_of
 
-        return LaneScheduling(config, log, expected_durations(session_of(config).settings.db))
+        history = expected_durations(session_of(config).settings.db)
+        return LaneScheduling(config, log, history, self.revivals.again)
 
 
 class _Worker:

@@ -8,28 +8,29 @@ computed again, planned faults that fire no more, and the row that tells how the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from pytest_webaccel.bridge.protocol import Reply
-from pytest_webaccel.pool.story import Story, Terms
+from pytest_webaccel.pool.story import Story
 from pytest_webaccel.recovery.ledger import Death, Ledger, Turn, digest, ledger_path
 from pytest_webaccel.recovery.worker_restart import end_worker
-from pytest_webaccel.rows import RecoveryRow
-from pytest_webaccel.terms import Damage, Fault, FaultPlan, FaultPoint, Outcome, Phases, Strategy, Symptom
+from pytest_webaccel.terms import Damage, Fault, FaultPlan, FaultPoint, Phases, Strategy, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faults.injector import FaultTarget, Injector
     from pytest_webaccel.pool.request import Arrays
-    from pytest_webaccel.terms import Evidence, Lane, ProbeResult
+    from pytest_webaccel.terms import Evidence, Lane
 
-__all__ = ["NEW_WORKER", "Ledgers", "Life", "Taken", "untold"]
+__all__ = ["NEW_WORKER", "Ledgers", "Life", "Taken"]
 
 #: Name of the rung in the rows of tests that a replaced worker ran again.
 NEW_WORKER = "new_worker"
@@ -78,14 +79,18 @@ class Life:
         self._turn = Turn(None, lane, 0)
         self._began = time.time()
         self._asked = 0.0
+        self._within = False
         self._death = ledger.death if ledger is not None and not ledger.told else None
         if self._death is not None and self._death.lane != lane:
             self._death = None
 
     # -- requests ----------------------------------------------------------------------------
 
-    def turn(self, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, *options: object) -> Turn:
-        """Return the next request's place in the ledger."""
+    @contextlib.contextmanager
+    def request(
+        self, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, *options: object
+    ) -> Iterator[Turn]:
+        """Give the request within its place in the ledger; the caller commits it."""
         self._asked = self._asked or time.time()
         if self._ledger is None:
             self._turn = Turn(None, self._lane, 0)
@@ -93,7 +98,11 @@ class Life:
             told = digest(model.info.sha256, [str(model.build), *options], arrays, outputs)
             self._turn = self._ledger.turn(self._lane, told)
             self._turn.start()
-        return self._turn
+        self._within = True
+        try:
+            yield self._turn
+        finally:
+            self._within = False
 
     def kept(self) -> Reply | None:
         """Return the answer of the present request that an earlier life committed; it is not computed again."""
@@ -152,7 +161,7 @@ class Life:
             settle()
             end_worker(self._ledger, self._last_words(story, time.time(), 0.0))
 
-        return _Noting(injector, last_words)
+        return cast("Injector", _Noting(injector, last_words))
 
     def end(self, story: Story, damage: Damage, fault_at: float, settle: Callable[[], None]) -> NoReturn:
         """End this worker: the control ``worker_restart`` mends nothing. ``fault_at`` is loop time, in seconds.
@@ -196,7 +205,7 @@ class Life:
         noticed = self._ledger.past.noticed[-1] if self._ledger.past.noticed else death.at
         detect = death.detect_ms or (noticed - death.at) * 1000
         marks = [death.at * 1000 + detect, self._began * 1000, self._asked * 1000, asked_at * 1000, now * 1000]
-        reassign, load, restore, replay = (max(later - sooner, 0.0) for sooner, later in zip(marks, marks[1:]))  # noqa: B905 - pairs
+        reassign, load, restore, replay = (max(later - sooner, 0.0) for sooner, later in pairwise(marks))
         return Phases((now - death.at) * 1000, detect, reassign, load, restore, replay)
 
     # -- inside ------------------------------------------------------------------------------
@@ -206,13 +215,15 @@ class Life:
         return death.taken.get(kind, 0) if death is not None and death.lane == self._lane else 0
 
     def _last_words(self, story: Story, at: float, detect_ms: float) -> Death:
+        # outside a request, in a load or by the test's own hand, the one to come is the one that is struck
+        asked = self._ledger.count(self._lane) if self._ledger is not None else 0
         return Death(
             fault=story.plan.fault,
             strategy=story.strategy,
             point=story.plan.at,
             lane=self._lane,
             evidence=self._evidence,
-            request=max(self._ledger.count(self._lane) - self._begun, 0) if self._ledger is not None else 0,
+            request=self._turn.number if self._within else asked,
             at=at,
             model=story.model,
             detect_ms=detect_ms,
@@ -220,17 +231,6 @@ class Life:
             symptom=str(story.damage.symptom) if story.damage is not None else "",
             taken={str(kind): count for kind, count in self._taken.items()},
         )
-
-    #: 1 while a request is under way, which is the one that is struck; else it is the next.
-    _begun = 0
-
-    def __enter__(self) -> None:
-        """Begin a request."""
-        self._begun = 1
-
-    def __exit__(self, *error: object) -> None:
-        """End a request."""
-        self._begun = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -244,39 +244,7 @@ class _Noting:
         """Return what the injector has."""
         return getattr(self.injector, name)
 
-    def meaning(self, lane: ProbeResult) -> str | None:
-        """Return why the fault has no meaning on ``lane``, if so."""
-        return self.injector.meaning(lane)
-
     async def cause(self, target: FaultTarget, *, deadline: float) -> None:
         """End the worker; never returns."""
         del target, deadline
         self.last_words()
-
-
-def untold(death: Death, terms: Terms, outcome: Outcome, detail: str) -> RecoveryRow:
-    """Return the row of a fault that ended a worker where no later life told of it."""
-    return RecoveryRow(
-        run_id=terms.run_id,
-        evidence=death.evidence,
-        test_id=terms.test_id,
-        lane=str(death.lane),
-        fault=str(death.fault),
-        strategy=str(death.strategy),
-        outcome=str(outcome),
-        total_ms=0.0,
-        detect_ms=death.detect_ms,
-        reassign_ms=0.0,
-        load_ms=0.0,
-        restore_ms=0.0,
-        replay_ms=0.0,
-        attempts=0,
-        duplicated=0,
-        lost=0,
-        undisturbed_ms=death.undisturbed_ms,
-        worker=terms.worker,
-        model=death.model,
-        detail=detail,
-        point=str(death.point),
-        symptom=death.symptom,
-    )

@@ -12,11 +12,12 @@ from pytest_webaccel.browsers import Driver, Installation, find, find_all, make_
 from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lease import Lease, Terms
+from pytest_webaccel.pool.lives import Ledgers, Life
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
 from pytest_webaccel.rows import LaneRow, Row, TransactionRow
-from pytest_webaccel.terms import Browser, Evidence, Lane, ProbeResult, Strategy
+from pytest_webaccel.terms import Browser, Evidence, Lane, Outcome, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -51,6 +52,7 @@ class Worker:
         spares: int = 0,
         budget_s: float = 120.0,
         seed: int = 0,
+        ledgers: Path | None = None,
     ) -> None:
         self.run_id = run_id
         self.worker = worker
@@ -58,6 +60,7 @@ class Worker:
         self.record = record
         self._budget_s = budget_s
         self._seed = seed
+        self._ledgers = Ledgers(ledgers)
         self._ort = ort
         self._headed = headed
         self._loop = LoopThread()
@@ -89,6 +92,7 @@ class Worker:
                 self.run_id, test_id, self.worker, strategy or self.strategy, budget_s=self._budget_s, seed=self._seed
             )
             lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
+            lease.life = Life(self._ledgers.of(test_id), live.name, live.probe.evidence)
             self.held[lane] = lease
             try:
                 yield lease
@@ -97,6 +101,12 @@ class Worker:
                 self.call(lease.end(), deadline=_END_S)
         finally:
             self.call(scope.__aexit__(None, None, None), deadline=_END_S)
+
+    def end_test(self, test_id: str) -> None:
+        """Remove the ledger of a test that ended; record the end of an earlier worker that nothing told of."""
+        if (death := self._ledgers.end(test_id)) is not None:
+            detail = "the test, run again, did not get as far as the request in which its worker died"
+            self.record(death.row(self.run_id, test_id, Outcome.FAILED, detail, self.worker))
 
     def stop(self) -> None:
         """End lanes, bridge and loop; nothing is left running."""

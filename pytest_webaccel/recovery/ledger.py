@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.errors import WebAccelError
-from pytest_webaccel.terms import Evidence, Fault, FaultPoint, Lane, Strategy
+from pytest_webaccel.rows import RecoveryRow
+from pytest_webaccel.terms import Evidence, Fault, FaultPoint, Lane, Outcome, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,35 @@ class Death:
     def to_json(self) -> dict[str, Any]:
         """Return what :meth:`from_json` reads back."""
         return {**dataclasses.asdict(self), "lane": str(self.lane)}
+
+    def row(self, run_id: str, test_id: str, outcome: Outcome, detail: str, worker: str = "") -> RecoveryRow:
+        """Return the row of this death where no later life recovered from it."""
+        return RecoveryRow(
+            run_id=run_id,
+            # the same for whoever tells of this death, so that it is kept once
+            row_id=f"{run_id}.{test_id}.{self.at}",
+            evidence=self.evidence,
+            test_id=test_id,
+            lane=str(self.lane),
+            fault=str(self.fault),
+            strategy=str(self.strategy),
+            outcome=str(outcome),
+            total_ms=0.0,
+            detect_ms=self.detect_ms,
+            reassign_ms=0.0,
+            load_ms=0.0,
+            restore_ms=0.0,
+            replay_ms=0.0,
+            attempts=0,
+            duplicated=0,
+            lost=0,
+            undisturbed_ms=self.undisturbed_ms,
+            worker=worker,
+            model=self.model,
+            detail=detail,
+            point=str(self.point),
+            symptom=self.symptom,
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Death:

@@ -12,7 +12,7 @@ from pytest_webaccel.scheduling.binding import parse_lanes
 from pytest_webaccel.scheduling.dispatch import DEPTH, Dispatcher, expected_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from xdist.remote import Producer
     from xdist.workermanage import WorkerController
@@ -25,15 +25,22 @@ __all__ = ["LaneScheduling"]
 class LaneScheduling:
     """xdist's ``Scheduling``: a test goes to a worker that serves its lane, the longest first.
 
-    A crashed worker's tests, save the one it was running, are first in line for its replacement.
-    ``history`` maps (test id, lane) to expected milliseconds.
+    A crashed worker's tests are first in line for its replacement; the one that it was running only where
+    ``again``, asked with its id, says so. ``history`` maps (test id, lane) to expected milliseconds.
     """
 
-    def __init__(self, config: pytest.Config, log: Producer, history: Mapping[tuple[str, str], float]) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        log: Producer,
+        history: Mapping[tuple[str, str], float],
+        again: Callable[[str], bool] = lambda test: False,
+    ) -> None:
         self.config = config
         self.collection: list[str] | None = None
         self._log = log.webaccelsched
         self._history = history
+        self._again = again
         self._initial = len(parse_tx_spec_config(config))
         self._nodes: list[WorkerController] = []
         self._collections: dict[WorkerController, list[str]] = {}
@@ -106,7 +113,10 @@ class LaneScheduling:
         del node, indices
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Take a worker out; return the test it died in, if any. Raises KeyError for one that never started."""
+        """Take a worker out; return the test it died in, unless that is handed out again.
+
+        What is returned is reported as failed. Raises KeyError for a worker that never started.
+        """
         if node not in self._nodes:
             raise KeyError(node)
         self._nodes.remove(node)
@@ -115,6 +125,9 @@ class LaneScheduling:
             return None
         crashed = not node.shutting_down or bool(self._dispatcher.queue(node))
         running = self._dispatcher.remove(node)
+        if running is not None and self._again(self.collection[running]):
+            self._dispatcher.again(running)
+            running = None
         if crashed:
             self._dispatcher.expect(_lanes(node))
         self._feed_all()

@@ -49,6 +49,7 @@ class Recorder:
             return
         self.used = True
         test = self._tests.setdefault(report.nodeid, _Test(report.nodeid, _worker_of(report)))
+        test.worker = _worker_of(report)  # a test whose worker died may have been run again by another
         test.add(report)
         for name, value in properties:
             if name == LANE_PROPERTY:
@@ -80,6 +81,10 @@ class Recorder:
             self.undecodable += contents.invalid
             for row in contents.rows:
                 self._rows.setdefault(row.row_id, row)
+        from pytest_webaccel.scheduling.revival import orphans
+
+        for orphan in orphans(self._rows.values()):
+            self._rows.setdefault(orphan.row_id, orphan)
 
     # -- what comes out ----------------------------------------------------------------------
 
