@@ -56,6 +56,10 @@ class Holdings:
         self._asked[model.key] = feeding
         return True
 
+    def fed(self, key: str) -> int:
+        """Return the bytes of the feeds that are kept for a model."""
+        return self._asked[key].nbytes if key in self._asked else 0
+
     def clear(self) -> None:
         """Need nothing any more."""
         self.models.clear()

@@ -18,7 +18,7 @@ from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
 from pytest_webaccel.recovery.breaker import Breakers
-from pytest_webaccel.terms import Evidence, Lane, LaneState, ProbeResult
+from pytest_webaccel.terms import Browser, Evidence, Lane, LaneState, ProbeResult
 
 __all__ = ["DriverMaker", "Pool"]
 
@@ -97,8 +97,9 @@ class Pool:
     def stand_in(self, name: Lane) -> Lane | None:
         """Return the free lane of another browser, on the same backend, that could answer for ``name``."""
         for other, probe in self._table.items():
-            alike = other.backend is name.backend and other.browser is not name.browser and probe.works
-            if alike and self._free(other) and self.breakers.of(str(other)).allows:
+            alike = other.backend is name.backend and other.browser is not name.browser
+            real = (other.browser is Browser.FAKE) == (name.browser is Browser.FAKE)  # never one for the other
+            if alike and real and probe.works and self._free(other) and self.breakers.of(str(other)).allows:
                 return other
         return None
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.station import Station
     from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["Arrays", "Load", "Request", "Run"]
+__all__ = ["Arrays", "Load", "Ping", "Request", "Run"]
 
 T = TypeVar("T")
 
@@ -146,6 +146,25 @@ class Run(Request["Reply"]):
     async def _prepare(self, station: Station, deadline: float) -> None:
         if station.find(self.model) is None:
             self._lane.want(await station.load(self.model.info, self.model.build, deadline=deadline))
+
+
+class Ping(Request["Reply"]):
+    """No work: that the lane answers it is all."""
+
+    @property
+    def model_name(self) -> str:
+        """No model."""
+        return ""
+
+    def twin(self) -> Ping:
+        """Return the same, not sent yet."""
+        return Ping(self._lane, self.deadline)
+
+    def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
+        return station.channel.send("ping", deadline=deadline, hold=hold)
+
+    async def _answer(self, station: Station, request_id: int) -> Reply:
+        return await station.channel.answer(request_id)
 
 
 class Load(Request["LoadedModel"]):

@@ -41,7 +41,10 @@ _HELD = frozenset({FaultPoint.MID_REQUEST, FaultPoint.MID_LOAD, FaultPoint.DURIN
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Met(Generic[T]):
-    """What a struck request met with: ``damage``, or an ``answer`` all the same. ``fault_at`` is loop time."""
+    """What a struck request met with: ``damage``, or an ``answer`` all the same; both where it broke after that.
+
+    ``fault_at`` is loop time.
+    """
 
     fault_at: float
     damage: Damage | None = None
@@ -97,6 +100,8 @@ class Strike:
             return self._met()
         if self._fault_at is None:
             raise FaultError(f"{self._lane.name}: {self._injector.fault} never struck")
+        if self._point is FaultPoint.AFTER:
+            return Met(self._fault_at, self._damage, answer)
         if not self._injector.degrades and self._point not in _LATE:
             seen = f"seen as {self._damage.symptom}" if self._damage else "not seen"
             raise FaultError(

@@ -5,7 +5,8 @@ Time is passed in as seconds on one monotonic clock, the same one that stamps
 
 Three rules make it end and keep its answers true:
 
-- A rung that failed is not tried again for the same symptom, and the whole has a budget.
+- A rung that failed is not tried again for the same symptom, and the whole has a budget. Only where none is left,
+  one that had mended the lane and met with new damage after that gets one more try: it was not at fault.
 - Until every step before the replay is done, the older damage stands: a plan is then made for the
   worse of the old and the new. (A late "socket closed" while the browser restarts must not lead to
   reconnecting to a page without models.)
@@ -157,6 +158,7 @@ class RecoveryMachine:
         self._detected_s = 0.0
         self._spent_s = dict.fromkeys(("reassign", "load", "restore", "replay"), 0.0)
         self._failed: dict[Symptom, list[str]] = {}
+        self._unlucky: dict[Symptom, list[str]] = {}
         self._failures: list[str] = []
         self._tried: list[str] = []
         self._steps: list[Step] = []
@@ -247,6 +249,10 @@ class RecoveryMachine:
         mended = STAGES[step] >= STAGES[Step.REPLAY]
         if mended or SEVERITY[damage.symptom] >= SEVERITY[self._damage.symptom]:
             self._damage = damage
+        if STAGES[step] > 0 and self._rung is not None:
+            unlucky = self._unlucky.setdefault(self._damage.symptom, [])
+            if self._tried.count(self._rung.name) == 1 and self._rung.name not in unlucky:
+                unlucky.append(self._rung.name)
         return self._next_rung()
 
     @property
@@ -282,7 +288,11 @@ class RecoveryMachine:
             startable=there.startable,
             elsewhere=there.elsewhere,
         )
-        left = [rung for rung in self._strategy.rungs(situation) if rung.name not in failed]
+        rungs = self._strategy.rungs(situation)
+        left = [rung for rung in rungs if rung.name not in failed]
+        if not left and (unlucky := self._unlucky.get(self._damage.symptom)):
+            again = unlucky.pop(0)
+            left = [rung for rung in rungs if rung.name == again]
         if not left:
             what = "every rung failed" if self._tried else f"strategy {self._strategy.name} tries nothing"
             if not there.startable:

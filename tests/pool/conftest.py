@@ -27,7 +27,8 @@ ANSWER = [8.0, 12.0]
 class House:
     """A pool, where its rows go, and the browsers it started."""
 
-    def __init__(self, seed=0, *, spares=0, **fleet):
+    def __init__(self, seed=0, *, spares=0, engines=(), **fleet):
+        self.broken: set[Browser] = set()  # browsers that refuse to start
         self.rows: list[Any] = []
         self.started: list[Any] = []
         self.fleet = FakeFleet(seed, **fleet)
@@ -41,10 +42,21 @@ class House:
                 remedy="Use another.",
             )
         )
+        table += [ProbeResult(lane, True, Evidence.FAKE) for lane in engines]
         self.pool = Pool(
-            table, lambda probe: self.fleet.make(), stand_in_ort, spares=spares, on_start=self.started.append
+            table, self._driver, stand_in_ort, spares=spares, on_start=self.started.append, clock=self._now
         )
         self.journal = Journal(self.rows.append, "run", Evidence.FAKE)
+
+    @staticmethod
+    def _now():
+        return asyncio.get_running_loop().time()
+
+    def _driver(self, probe):
+        driver = self.fleet.make()
+        if probe.lane.browser in self.broken:
+            driver.misbehaviour.refuse_starts = 1
+        return driver
 
     @contextlib.asynccontextmanager
     async def lease(self, lane=GPU, strategy=Strategy.COORDINATED, budget_s=120.0):
@@ -65,11 +77,11 @@ class House:
         return [(row.kind, row.state) for row in self.rows if isinstance(row, TransactionRow)]
 
 
-async def ask(lease, model=None, feeds=FEEDS):
+async def ask(lease, model=None, feeds=FEEDS, deadline=30):
     """Load the usual model unless given one, run it, return z as a list."""
     if model is None:
         model = await lease.load(models.scaled_sum(), None, deadline=30)
-    arrays, _ = await lease.run(model, feeds, deadline=30)
+    arrays, _ = await lease.run(model, feeds, deadline=deadline)
     return arrays["z"].tolist()
 
 

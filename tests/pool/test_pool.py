@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
 
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
 from pytest_webaccel.pool.lane import MOVES, LiveLane
+from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, LaneState, ProbeResult
-from pytest_webaccel.testing import Misbehaviour
+from pytest_webaccel.testing import Misbehaviour, stand_in_ort
 from tests.pool.conftest import ANSWER, CPU, GPU, ask, live
 
 
@@ -76,7 +78,16 @@ def test_a_lane_that_does_not_start_says_so_and_is_tried_again_by_the_next_test(
         async with house.lease() as lease:
             assert await ask(lease) == ANSWER
 
-    live(body, misbehave=lambda number: wrong if number == 0 else Misbehaviour())
+    live(body, misbehave=lambda number: dataclasses.replace(wrong) if number < 3 else Misbehaviour())
+
+
+def test_a_start_that_fails_is_tried_again_before_anybody_hears_of_it():
+    async def body(house):
+        async with house.lease() as lease:
+            assert await ask(lease) == ANSWER
+            assert lease.lane.counts["starts"] == 2
+
+    live(body, misbehave=lambda number: Misbehaviour(refuse_starts=int(number == 0)))
 
 
 def test_a_browser_that_died_between_two_tests_is_replaced():
@@ -104,13 +115,13 @@ def test_a_browser_that_died_and_does_not_start_again_is_unavailable_and_not_a_w
         async with house.lease() as lease:
             assert await ask(lease) == ANSWER
 
-    live(body, misbehave=lambda number: Misbehaviour(refuse_starts=int(number == 1)))
+    live(body, misbehave=lambda number: Misbehaviour(refuse_starts=int(1 <= number <= 3)))
 
 
 def test_a_lane_that_cannot_be_mended_at_the_leases_end_has_failed():
     async def body(house):
         async with house.pool.lease(GPU) as lane:
-            lane.driver.kill()
+            lane.here.driver.kill()
             await asyncio.sleep(1)
             assert await lane.settle() is False
             assert lane.state is LaneState.FAILED
@@ -118,7 +129,7 @@ def test_a_lane_that_cannot_be_mended_at_the_leases_end_has_failed():
         async with house.lease() as lease:
             assert await ask(lease) == ANSWER
 
-    live(body, misbehave=lambda number: Misbehaviour(refuse_starts=int(number == 1)))
+    live(body, misbehave=lambda number: Misbehaviour(refuse_starts=int(1 <= number <= 3)))
 
 
 def test_a_crashed_page_is_replaced_in_the_same_browser():
@@ -158,7 +169,7 @@ def test_a_lane_moves_only_as_the_table_says(before, after):
     def never():
         raise AssertionError("no station is wanted")
 
-    lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), never)
+    lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), never, Pool([], never, stand_in_ort))
     lane.state = before
     if after is before or after in MOVES[before]:
         lane.move(after)
@@ -171,9 +182,9 @@ def test_a_lane_moves_only_as_the_table_says(before, after):
 def test_what_needs_a_started_lane_says_that_it_is_not():
     async def body(house):
         no_station: Any = None
-        lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), lambda: no_station)
+        lane = LiveLane(ProbeResult(GPU, True, Evidence.FAKE), lambda: no_station, house.pool)
         with pytest.raises(LaneUnavailableError, match="not started"):
-            lane.abort_connection()
+            _ = lane.here
         with pytest.raises(LaneUnavailableError, match="no spare"):
             await lane.use_spare(deadline=1)
 

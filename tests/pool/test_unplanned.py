@@ -47,7 +47,9 @@ def told(rows):
 def test_a_page_that_reloads_is_noticed_mended_and_told(worker, chromium, rows):
     with worker.lease(chromium[0].lane, "t") as lease:
         assert answer(worker, lease) == [4, 4, 4]
-        worker.call(lease.lane.driver.evaluate("setTimeout(() => location.reload(), 0), 1", deadline=5), deadline=5)
+        worker.call(
+            lease.lane.here.driver.evaluate("setTimeout(() => location.reload(), 0), 1", deadline=5), deadline=5
+        )
         instances = lease.lane.here.channel.session.instances
         joined = lease.lane.here.channel.wait_connected(deadline=10, new_instance_since=instances)
         worker.call(joined, deadline=10)
@@ -63,7 +65,7 @@ def test_a_connection_lost_under_a_load_leaves_the_model_usable_now_and_in_the_n
         loading = asyncio.ensure_future(lease.load(scaled_sum(), None, deadline=30))
         while not lease.lane.here.channel.session.pending:  # noqa: ASYNC110 - nothing says that it was sent
             await asyncio.sleep(0)
-        lease.lane.abort_connection()
+        lease.lane.here.channel.abort()
         return await loading
 
     with worker.lease(chromium[0].lane, "t") as lease:
@@ -84,7 +86,7 @@ def test_a_load_that_ran_out_of_time_does_not_spoil_the_model_for_the_next_test(
 def test_a_browser_that_dies_between_tests_is_restarted_and_told(worker, chromium, rows):
     with worker.lease(chromium[0].lane, "t") as lease:
         assert answer(worker, lease) == [4, 4, 4]
-        lease.lane.driver.kill()
+        lease.lane.here.driver.kill()
     assert told(rows) == ["unplanned_restart"]
     with worker.lease(chromium[0].lane, "t") as lease:
         assert answer(worker, lease) == [4, 4, 4]

@@ -122,10 +122,10 @@ def test_a_real_browsers_spare_takes_over_and_another_is_made_ready():
         with bench.worker.lease(lane, "test") as lease:
             face = bench.face(lease)
             model = face.load(models.scaled_sum())
-            first = lease.lane.driver.pid
+            first = lease.lane.here.driver.pid
             lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
             assert face.run(model, FEEDS)["z"].tolist() == ANSWER
-            assert lease.lane.driver.pid not in {None, first}
+            assert lease.lane.here.driver.pid not in {None, first}
         [statistics] = bench.worker.pool.statistics()
     finally:
         bench.worker.stop()

@@ -110,6 +110,16 @@ def test_the_same_damage_again_moves_one_rung_up():
     assert step(m.damaged(damage(Symptom.DEVICE_LOST), 3)) is Step.NEW_PAGE
 
 
+def test_a_rung_that_mended_and_met_new_damage_gets_one_more_try_where_none_is_left():
+    m = machine(Symptom.BROWSER_EXITED, strategy=STRATEGIES[Strategy.SIMPLE])
+    for _ in range(2):
+        decision = m.begin(0) if m.state is MachineState.NEW else m.damaged(damage(Symptom.BROWSER_EXITED), 2)
+        assert step(decision) is Step.RESTART_BROWSER
+        assert step(m.step_done(1)) is Step.LOAD_MODELS
+    assert isinstance(m.damaged(damage(Symptom.BROWSER_EXITED), 3), GaveUp)
+    assert m.rungs == ("restart_browser", "restart_browser")
+
+
 def test_a_spare_that_failed_its_replay_is_still_repaid():
     m = machine(Symptom.BROWSER_EXITED, spare_ready=True)
     assert step(m.begin(0)) is Step.USE_SPARE
@@ -304,6 +314,7 @@ class MachineRules(RuleBasedStateMachine):
         self.spare_ready = spare_ready
         self.standing = symptom
         self.failed: set[tuple[Symptom, str]] = set()
+        self.unlucky: set[str] = set()
         self.rung_steps: list[Step] = []
         self.done: list[Step] = []
         self.replayed = False
@@ -314,7 +325,10 @@ class MachineRules(RuleBasedStateMachine):
         if isinstance(decision, Do):
             if fresh:
                 self.rung_steps = []
-                assert (self.standing, decision.rung) not in self.failed, "a rung that failed was tried again"
+                twice = self.machine.rungs.count(decision.rung) > 1
+                failed = (self.standing, decision.rung) in self.failed
+                assert not failed or (twice and decision.rung in self.unlucky), "a rung that failed was tried again"
+                assert self.machine.rungs.count(decision.rung) <= 2 * len(Symptom)
             else:
                 # A rung may run out of time between two steps; then the next one begins.
                 assert isinstance(self.decision, Do)
@@ -350,6 +364,8 @@ class MachineRules(RuleBasedStateMachine):
         if what == "failed":
             self.take(self.machine.step_failed("no", self.now), fresh=True)
             return
+        if STAGES[current.step] > 0:
+            self.unlucky.add(current.rung)
         if current.step is Step.REPLAY or SEVERITY[what] >= SEVERITY[self.standing]:
             self.standing = what
         self.take(self.machine.damaged(damage(what, self.now), self.now), fresh=True)
