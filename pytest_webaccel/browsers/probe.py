@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.browsers import CHROMIUM_FAMILY, Installation, drivable, find, make_driver, memory
+from pytest_webaccel.browsers import Installation, drivable, find, make_driver, memory
 from pytest_webaccel.browsers.findings import failed, judge, timed_out
-from pytest_webaccel.browsers.settings import chromium_arguments
+from pytest_webaccel.browsers.install import BROWSERS as INSTALLABLE
+from pytest_webaccel.browsers.launch import adapter_hint, launch_facts
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
 
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.browsers.driver import Driver
 
-__all__ = ["WEBNN_LOST_WITH_GPU_PROCESS", "lanes_table", "probe", "probe_sync"]
+__all__ = [
+    "WEBGPU_OUTLIVES_GPU_PROCESS",
+    "WEBNN_LOST_WITH_GPU_PROCESS",
+    "lanes_table",
+    "probe",
+    "probe_sync",
+]
 
 _INSTALL = "Run `python -m pytest_webaccel install`."
 _DOCTOR = "`python -m pytest_webaccel doctor` shows what works here."
@@ -40,6 +47,9 @@ _CRASH = 5.0
 #: Feature of a WebNN whose context dies with the GPU process, so that the fault ``device_lost`` means something.
 WEBNN_LOST_WITH_GPU_PROCESS = "webnn-lost-with-gpu-process"
 
+#: Feature of a WebGPU that no GPU process serves, so that the fault ``device_lost`` means nothing.
+WEBGPU_OUTLIVES_GPU_PROCESS = "webgpu-outlives-gpu-process"
+
 _TAKE_CONTEXT = """
 Promise.race([
   navigator.ml.createContext({ deviceType: "cpu" }).then((context) => {
@@ -52,6 +62,19 @@ Promise.race([
 """
 _SEE_LOSS = """
 Promise.race([webaccelLost, new Promise((resolve) => setTimeout(resolve, 1500, false))])
+"""
+_TAKE_DEVICE = """
+Promise.race([
+  navigator.gpu.requestAdapter().then((adapter) => adapter.requestDevice()).then((device) => {
+    globalThis.webaccelDevice = device; // or it is collected, and never lost
+    globalThis.webaccelDeviceLost = device.lost.then(() => true);
+    return true;
+  }),
+  new Promise((resolve) => setTimeout(resolve, 5000, false)),
+])
+"""
+_SEE_DEVICE_LOSS = """
+Promise.race([webaccelDeviceLost, new Promise((resolve) => setTimeout(resolve, 1500, false))])
 """
 
 Result = TypeVar("Result")
@@ -110,8 +133,7 @@ async def _probe_one(installation: Installation, *, headed: bool, refresh: bool)
         remedy = f"Use one of the supported browsers instead. {_INSTALL}"
         return tuple(failed(Lane(browser, backend), reason, remedy, installation) for backend in Backend)
     script = (resources.files("pytest_webaccel") / "page" / "probe.js").read_text(encoding="utf-8")
-    arguments = chromium_arguments(headed=headed) if browser in CHROMIUM_FAMILY else (f"headed={headed}",)
-    name = memory.key(installation, arguments, script)
+    name = memory.key(installation, launch_facts(browser, headed=headed), script)
     if not refresh and (known := memory.recall(name, installation)) is not None:
         return known
     try:
@@ -133,37 +155,57 @@ async def _look(installation: Installation, script: str, *, headed: bool) -> tup
             # A local file is a secure context, which WebGPU and WebNN require.
             await driver.open(page.absolute().as_uri(), deadline=_START)
             seen = await driver.evaluate(f"{script}\nwebaccelProbe({_STEP_MS})", deadline=_PAGE)
-            if await _webnn_is_lost_with_gpu_process(driver, seen):
-                _webnn_features(seen).append(WEBNN_LOST_WITH_GPU_PROCESS)
+            await _try_losses(driver, seen)
         finally:
             await driver.stop(deadline=10.0)
+    _name_adapter(installation.browser, seen)
     return driver.version, seen
 
 
-def _webnn_features(seen: object) -> list[object]:
-    """Return the list of features of a WebNN that works; another one, empty, where it does not."""
-    webnn = seen.get(str(Backend.WEBNN)) if isinstance(seen, dict) else None
-    if not isinstance(webnn, dict) or webnn.get("works") is not True:
-        return []
-    features = webnn.get("features")
-    return features if isinstance(features, list) else []
+def _working(seen: object, backend: Backend) -> dict[str, Any] | None:
+    """Return what the page said about a backend that works; None where it does not, or nothing usable was said."""
+    finding = seen.get(str(backend)) if isinstance(seen, dict) else None
+    if not isinstance(finding, dict) or finding.get("works") is not True:
+        return None
+    return finding if isinstance(finding.get("features"), list) else None
 
 
-async def _webnn_is_lost_with_gpu_process(driver: Driver, seen: object) -> bool:
-    """Return whether a ``cpu`` context of WebNN goes when the GPU process is killed.
+async def _try_losses(driver: Driver, seen: object) -> None:
+    """Kill the GPU process under a WebGPU device and a ``cpu`` context of WebNN, and note what became of them.
 
-    Builds differ, and nothing tells but trying. It is the last thing done in this browser. What fails
-    or takes too long counts as not lost.
+    Builds differ, and nothing tells but trying. It is the last thing done in this browser. A WebNN of which
+    nothing is seen counts as not lost; of a WebGPU it is said only where a device was there to be lost.
     """
-    if "cpu" not in _webnn_features(seen):
-        return False
+    webgpu, webnn = _working(seen, Backend.WEBGPU), _working(seen, Backend.WEBNN)
+    if webnn is not None and ("cpu" not in webnn["features"] or not await _says(driver, _TAKE_CONTEXT)):
+        webnn = None
+    if webgpu is not None and not await _says(driver, _TAKE_DEVICE):
+        webgpu = None
+    if webnn is None and webgpu is None:
+        return
+    crashed = True
     try:
-        if await driver.evaluate(_TAKE_CONTEXT, deadline=_STEP_MS / 1000) is not True:
-            return False
         await driver.crash_gpu(deadline=_CRASH)
-        return await driver.evaluate(_SEE_LOSS, deadline=_CRASH) is True
+    except (BrowserError, TimeoutError):
+        crashed = False
+    if webnn is not None and crashed and await _says(driver, _SEE_LOSS):
+        webnn["features"].append(WEBNN_LOST_WITH_GPU_PROCESS)
+    if webgpu is not None and not (crashed and await _says(driver, _SEE_DEVICE_LOSS)):
+        webgpu["features"].append(WEBGPU_OUTLIVES_GPU_PROCESS)
+
+
+async def _says(driver: Driver, expression: str) -> bool:
+    try:
+        return await driver.evaluate(expression, deadline=_STEP_MS / 1000) is True
     except (BrowserError, TimeoutError):
         return False
+
+
+def _name_adapter(browser: Browser, seen: object) -> None:
+    """Say what computes where the adapter itself does not, and it is known."""
+    webgpu = _working(seen, Backend.WEBGPU)
+    if webgpu is not None and not webgpu.get("adapter"):
+        webgpu["adapter"] = adapter_hint(browser)
 
 
 def _fake(installation: Installation, backend: Backend) -> ProbeResult:
@@ -184,10 +226,11 @@ def _missing(lane: Lane) -> ProbeResult:
         return failed(lane, f"lanes for {lane.browser} are not supported in this version", "Use chromium instead.")
     if lane.browser is Browser.CHROMIUM:
         return failed(lane, "no chromium was found", _INSTALL)
+    how = f"Run `python -m pytest_webaccel install {lane.browser}`" if lane.browser in INSTALLABLE else "Install it"
     return failed(
         lane,
         f"{lane.browser} was not found",
-        f"Install {lane.browser}, name its program with --webaccel-executable, or use chromium.",
+        f"{how}, name its program with --webaccel-executable, or use chromium.",
     )
 
 
@@ -226,7 +269,8 @@ def lanes_table(
 def _automatic(executable: Path | None) -> list[Browser]:
     if executable is not None:
         return [_browser_of(executable, [])]
-    present = [browser for browser in Browser if browser in CHROMIUM_FAMILY and find(browser) is not None]
+    usable: list[Browser] = [browser for browser in Browser if browser is not Browser.FAKE and drivable(browser)]
+    present: list[Browser] = [browser for browser in usable if find(browser) is not None]
     # With none at all, chromium's lanes say what to do.
     return present or [Browser.CHROMIUM]
 

@@ -69,7 +69,7 @@ async function webaccelProbe(deadlineMs) {
 
   /** @type {(finding: Finding) => Promise<void>} */
   const webgpu = async (finding) => {
-    if (!navigator.gpu) throw new Error("navigator.gpu is missing");
+    if (!navigator.gpu) throw new Error("this browser has no WebGPU: navigator.gpu is missing");
     const adapter = await within(
       "requestAdapter",
       navigator.gpu.requestAdapter({ powerPreference: "high-performance" }),
@@ -152,7 +152,7 @@ async function webaccelProbe(deadlineMs) {
 
   /** @type {(finding: Finding) => Promise<void>} */
   const webnn = async (finding) => {
-    if (!(/** @type {any} */ (navigator).ml)) throw new Error("navigator.ml is missing");
+    if (!(/** @type {any} */ (navigator).ml)) throw new Error("this browser has no WebNN: navigator.ml is missing");
     const devices = [];
     for (const deviceType of ["cpu", "gpu", "npu"]) {
       const one = await attempt((own) => webnnOn(deviceType, own));

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["SOURCES", "install"]
+__all__ = ["BROWSERS", "SOURCES", "install"]
 
+#: Browsers that can be brought.
+BROWSERS = ("chromium", "firefox")
 #: Where a browser can come from, in the order in which ``auto`` tries them.
 SOURCES = ("npm", "playwright", "debian")
 
@@ -23,20 +25,22 @@ def install(
     force: bool = False,
     echo: Callable[[str], None] = lambda _: None,
 ) -> Path | None:
-    """Provide ``browser`` from ``source``; return its executable where it lies in our cache, None otherwise.
+    """Provide ``browser`` from ``source``; return its executable where that is known, None otherwise.
 
-    Returns at once when our cache has it already, unless ``force`` is set. ``echo`` is told what was done
-    and where. Raises InstallError with the reason of each source that failed, ConfigurationError for an
-    unknown browser or source.
+    Returns at once when it is there already (Chromium: in our cache), unless ``force`` is set. ``echo`` is told
+    what was done and where. Raises InstallError with the reason of each source that failed, ConfigurationError
+    for an unknown browser or source.
     """
-    if browser != "chromium":
-        raise ConfigurationError(f"{browser!r} cannot be installed here; known: chromium")
+    if browser not in BROWSERS:
+        raise ConfigurationError(f"{browser!r} cannot be installed here; known: {', '.join(BROWSERS)}")
     if source not in ("auto", *SOURCES):
         raise ConfigurationError(f"unknown source {source!r}; known: auto, {', '.join(SOURCES)}")
+    if browser == "firefox":
+        return _install_firefox(source, force=force, echo=echo)
     reasons = []
     for candidate in SOURCES if source == "auto" else (source,):
         try:
-            return _install_from(candidate, force=force, echo=echo)
+            return _install_chromium(candidate, force=force, echo=echo)
         except InstallError as error:
             if source != "auto":
                 raise
@@ -45,7 +49,7 @@ def install(
     raise InstallError(f"No browser could be installed. {' '.join(reasons)}")
 
 
-def _install_from(source: str, *, force: bool, echo: Callable[[str], None]) -> Path | None:
+def _install_chromium(source: str, *, force: bool, echo: Callable[[str], None]) -> Path | None:
     # Deferred: finding browsers passes through this folder, and must not pay for unpacking archives.
     from pytest_webaccel.browsers.install import debian, npm, playwright
 
@@ -61,3 +65,26 @@ def _install_from(source: str, *, force: bool, echo: Callable[[str], None]) -> P
         debian.install_chromium()
         echo("chromium: installed from Debian's packages")
     return None
+
+
+def _install_firefox(source: str, *, force: bool, echo: Callable[[str], None]) -> Path | None:
+    from pytest_webaccel.browsers.install import debian
+    from pytest_webaccel.browsers.locate import find
+    from pytest_webaccel.browsers.preferences import swiftshader
+    from pytest_webaccel.terms import Browser
+
+    if source not in ("auto", "debian"):
+        raise ConfigurationError(
+            f"Firefox does not come from {source}; use --source debian, or install it by hand from "
+            "https://www.mozilla.org/firefox and put it on the PATH."
+        )
+    found = find(Browser.FIREFOX)
+    if found is None or force or not debian.vulkan_loader_found():
+        debian.install_firefox(software_driver=swiftshader())
+        done, found = "installed from Debian's packages", find(Browser.FIREFOX)
+    else:
+        done = "already there"
+    if found is None:
+        raise InstallError("apt-get installed Firefox, but no `firefox` is on the PATH; check what it says by hand.")
+    echo(f"firefox {found.version}: {done}, {found.executable}")
+    return found.executable

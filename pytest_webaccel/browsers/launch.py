@@ -1,0 +1,34 @@
+"""What a start of each browser depends on; the one place where families of browsers are told apart by the probe."""
+
+from __future__ import annotations
+
+from pytest_webaccel.browsers.locate import CHROMIUM_FAMILY
+from pytest_webaccel.terms import Browser
+
+__all__ = ["adapter_hint", "launch_facts"]
+
+
+def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
+    """Return everything that ``browser`` is started with: where any of it changes, a probe has to be made again."""
+    if browser in CHROMIUM_FAMILY:
+        from pytest_webaccel.browsers.settings import chromium_arguments
+
+        return chromium_arguments(headed=headed)
+    if browser is Browser.FIREFOX:
+        from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
+
+        environment = sorted(f"{name}={value}" for name, value in firefox_environment().items())
+        return (*firefox_arguments(headed=headed), *environment, user_js())
+    return (f"headed={headed}",)
+
+
+def adapter_hint(browser: Browser) -> str:
+    """Return what computes for WebGPU where the page is told no name; empty where that is not known.
+
+    Only a driver that computes in software is named: that an adapter is hardware must come from the adapter.
+    """
+    if browser is not Browser.FIREFOX:
+        return ""
+    from pytest_webaccel.browsers.preferences import vulkan_driver
+
+    return "SwiftShader (the Vulkan driver it was started with; the adapter has no name)" if vulkan_driver() else ""
