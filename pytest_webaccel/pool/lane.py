@@ -176,7 +176,10 @@ class LiveLane:
         if self.state in {LaneState.READY, LaneState.BUSY}:
             self.move(LaneState.DEGRADED)
         self.move(LaneState.RECOVERING)
+        breaker = self.around.breakers.of(str(self.name.browser))
         try:
+            if not breaker.allows:  # nothing is urgent now, so its pause is waited for
+                await asyncio.sleep(min(breaker.wait_s, deadline))
             await self.restart_browser(deadline=deadline)
         except (WebAccelError, TimeoutError) as error:
             _log.warning("lane %s could not be mended: %s", self.name, error)

@@ -16,15 +16,16 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
-from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError, WrongAnswerError
+from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError
 from pytest_webaccel.faults import INJECTORS
+from pytest_webaccel.pool.asked import Asked, checked, told
 from pytest_webaccel.pool.contender import LaneContender
 from pytest_webaccel.pool.lives import Life, Taken
 from pytest_webaccel.pool.request import Arrays, Load, Ping, Request, Run
 from pytest_webaccel.pool.story import Story, Terms, contradiction
 from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
 from pytest_webaccel.pool.target import LaneTarget
-from pytest_webaccel.recovery.conductor import ANSWERS, GivenUpError, Recovery, recover
+from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.race import OWN_BROWSER, race
 from pytest_webaccel.recovery.strategies import STRATEGIES
 from pytest_webaccel.rows import MeasurementRow, Row
@@ -42,7 +43,7 @@ from pytest_webaccel.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
@@ -111,11 +112,11 @@ class Lease:
         """
         arrays = check_feeds(model.info, feeds)
         with self.life.request(model, arrays, outputs) as turn:
-            reply = await self._run(_Asked(model, arrays, outputs, deadline, expect))
+            reply = await self._run(Asked(model, arrays, outputs, deadline, expect))
             turn.commit(reply.tensors)
         return dict(reply.tensors), reply
 
-    async def _run(self, one: _Asked) -> Reply:
+    async def _run(self, one: Asked) -> Reply:
         model, deadline = one.model, one.deadline
         story = self._take_caused()
         if story is None:
@@ -199,18 +200,17 @@ class Lease:
     async def _load(self, info: ModelInfo, build: OrtBuild | None, deadline: float) -> LoadedModel:
         if self.lane.station is None and self.lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
             await self.lane.settle()
-        station = self.lane.here
-        chosen = station.engine.choose(None if self.lane.guest is not None else build)
+        chosen = self.lane.here.engine.choose(None if self.lane.guest is not None else build)
         request = Load(self.lane, info, chosen, deadline)
         if (story := self._take_caused()) is not None:
             story.model = info.name
-            with _told(story):
+            with told(story):
                 loaded = await self._recover_told(story, request)
                 story.outcome, story.detail = Outcome.RECOVERED, "recovered by the load that followed"
             return loaded
         if (plan := self._next_plan(loads=True)) is not None:
             return await self._disturbed_load(plan, request)
-        if (here := station.find_info(info, chosen)) is not None:
+        if (here := request.present()) is not None:
             self.lane.want(here)
             return here
         return await self._answer(request)
@@ -219,6 +219,8 @@ class Lease:
         """Load once undisturbed, drop the model, then cause the fault in the middle of loading it again."""
         injector = self._injector(plan)
         story = self._story(plan, request.model_name)
+        if (here := request.present()) is not None:
+            await self.lane.here.drop(here, deadline=request.deadline)
         begun = time.perf_counter()
         loaded = await self._answer(request.twin())
         story.undisturbed_ms = (time.perf_counter() - begun) * 1000
@@ -226,7 +228,7 @@ class Lease:
         await self.lane.here.drop(loaded, deadline=request.deadline)
         story.spare = self.lane.spare.ready
         self._stories.append(story)
-        with _told(story), contextlib.closing(request):
+        with told(story), contextlib.closing(request):
             loaded = await self._under_fault(story, injector, request, answer_bytes=0)
             story.outcome, story.detail = Outcome.RECOVERED, ""
         return loaded
@@ -243,7 +245,7 @@ class Lease:
         finally:
             request.close()
 
-    async def _disturbed(self, plan: FaultPlan, one: _Asked) -> Reply:
+    async def _disturbed(self, plan: FaultPlan, one: Asked) -> Reply:
         """Answer undisturbed, then cause the fault and recover the same request."""
         injector = self._injector(plan)
         story = self._story(plan, one.model.info.name)
@@ -255,38 +257,38 @@ class Lease:
         self._stories.append(story)
         expected = one.expect or reference.tensors
         answer_bytes = sum(array.nbytes for array in reference.tensors.values())
-        with _told(story), contextlib.closing(self._request(one)) as request:
+        with told(story), contextlib.closing(self._request(one)) as request:
             if not contradiction(expected, reference.tensors):  # else no lane can give what the test expects
-                request.check = _checked(expected)
+                request.check = checked(expected)
             reply = await self._under_fault(story, injector, request, answer_bytes=answer_bytes)
         self._judge(story, expected, reply)
         return reply
 
-    async def _after_cause(self, story: Story, one: _Asked) -> Reply:
+    async def _after_cause(self, story: Story, one: Asked) -> Reply:
         """Recover a request that comes after a fault by hand."""
         story.model = one.model.info.name
         self.lane.holdings.want(one.model)
-        with _told(story), contextlib.closing(self._request(one)) as request:
+        with told(story), contextlib.closing(self._request(one)) as request:
             reply = await self._recover_told(story, request)
             expected = one.expect or (await self._undisturbed(story, one)).tensors
         self._judge(story, expected, reply)
         return reply
 
-    async def _repeated(self, one: _Asked) -> Reply:
+    async def _repeated(self, one: Asked) -> Reply:
         """Answer a request of a test that is run again after its worker died: what was committed is not done twice."""
         kept, story = self.life.kept(), self.life.struck()
         if story is None:
             return kept if kept is not None else await self._answer(self._request(one))
         self._stories.append(story)
         asked_at = time.time()
-        with _told(story):
+        with told(story):
             reply = kept if kept is not None else await self._answer(self._request(one))
             story.phases = self.life.phases(asked_at)
             expected = one.expect or self.life.reference() or (await self._undisturbed(story, one)).tensors
         self._judge(story, expected, reply)
         return reply
 
-    async def _undisturbed(self, story: Story, one: _Asked) -> Reply:
+    async def _undisturbed(self, story: Story, one: Asked) -> Reply:
         begun, recoveries = time.perf_counter(), self.lane.counts["recoveries"]
         reply = await self._answer(self._request(one))
         if self.lane.counts["recoveries"] == recoveries:
@@ -308,8 +310,8 @@ class Lease:
         story.outcome = Outcome.FAILED if story.duplicated else Outcome.RECOVERED
         story.detail = "" if story.rungs else "answered all the same; nothing had to be mended first"
 
-    def _request(self, one: _Asked) -> Run:
-        return Run(self.lane, one.model, one.arrays, one.outputs, one.deadline)
+    def _request(self, one: Asked) -> Run:
+        return one.request(self.lane)
 
     # -- faults ------------------------------------------------------------------------------
 
@@ -479,39 +481,3 @@ def _sender(request: Request[T], rung: Rung) -> Callable[[Station, float], Await
     """Return what sends ``request`` for a contender: the original where the present page may still owe it."""
     own = request if rung.steps[0] not in OWN_BROWSER else request.twin()
     return own.again_on
-
-
-def _checked(expected: Mapping[str, Any]) -> Callable[[Reply], None]:
-    """Return what raises WrongAnswerError for a reply that contradicts ``expected``."""
-
-    def check(reply: Reply) -> None:
-        if wrong := contradiction(expected, reply.tensors):
-            raise WrongAnswerError(f"the answer contradicts its reference: {wrong}")
-
-    return check
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a test asked for in one call of :meth:`Lease.run`."""
-
-    model: LoadedModel
-    arrays: Arrays
-    outputs: Sequence[str] | None
-    deadline: float
-    expect: Mapping[str, Any] | None
-
-
-@contextlib.contextmanager
-def _told(story: Story) -> Iterator[None]:
-    """Keep in ``story`` how the request within ended, where it raised."""
-    try:
-        yield
-    except (RecoveryError, DamagedLaneError, FaultError) as error:
-        story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
-        if isinstance(error, GivenUpError):
-            story.phases, story.rungs = error.phases, error.rungs
-        raise
-    except ANSWERS as error:
-        story.detail = f"the request itself is at fault: {error}"[:500]
-        raise

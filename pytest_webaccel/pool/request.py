@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     import numpy as np
 
@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.station import Station
     from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["Arrays", "Load", "Ping", "Request", "Run"]
+__all__ = ["Arrays", "Load", "Ping", "Redo", "Request", "Run"]
 
 T = TypeVar("T")
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
+
+#: Does again, on a page, the steps that a run builds on, and returns what to feed it; the number is a deadline in s.
+Redo: TypeAlias = "Callable[[Station, float], Awaitable[Arrays]]"
 
 
 class Request(abc.ABC, Generic[T]):
@@ -105,15 +108,23 @@ class Request(abc.ABC, Generic[T]):
 
 
 class Run(Request["Reply"]):
-    """One run of a model."""
+    """One run of a model. ``redo`` is asked for its feeds before it is sent to a page once more."""
 
     def __init__(
-        self, lane: LiveLane, model: LoadedModel, arrays: Arrays, outputs: Sequence[str] | None, deadline: float
+        self,
+        lane: LiveLane,
+        model: LoadedModel,
+        arrays: Arrays,
+        outputs: Sequence[str] | None,
+        deadline: float,
+        *,
+        redo: Redo | None = None,
     ) -> None:
         super().__init__(lane, deadline)
         self.model = model
         self._arrays = arrays
         self._outputs = outputs
+        self._redo = redo
 
     @property
     def model_name(self) -> str:
@@ -122,7 +133,7 @@ class Run(Request["Reply"]):
 
     def twin(self) -> Run:
         """Return the same run, not sent yet."""
-        twin = Run(self._lane, self.model, self._arrays, self._outputs, self.deadline)
+        twin = Run(self._lane, self.model, self._arrays, self._outputs, self.deadline, redo=self._redo)
         twin.check = self.check
         return twin
 
@@ -146,6 +157,8 @@ class Run(Request["Reply"]):
     async def _prepare(self, station: Station, deadline: float) -> None:
         if station.find(self.model) is None:
             self._lane.want(await station.load(self.model.info, self.model.build, deadline=deadline))
+        if self._redo is not None:
+            self._arrays = await self._redo(station, deadline)
 
 
 class Ping(Request["Reply"]):
@@ -183,6 +196,10 @@ class Load(Request["LoadedModel"]):
     def twin(self) -> Load:
         """Return the same load, not sent yet."""
         return Load(self._lane, self._info, self._build, self.deadline)
+
+    def present(self) -> LoadedModel | None:
+        """Return the model where the page in service holds it already."""
+        return self._lane.here.find_info(self._info, self._build)
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
         return station.send_load(self._info, self._build, deadline=deadline, hold=hold)

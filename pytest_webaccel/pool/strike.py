@@ -100,15 +100,15 @@ class Strike:
             return self._met()
         if self._fault_at is None:
             raise FaultError(f"{self._lane.name}: {self._injector.fault} never struck")
-        if self._point is FaultPoint.AFTER:
-            return Met(self._fault_at, self._damage, answer)
-        if not self._injector.degrades and self._point not in _LATE:
+        if self._injector.degrades:
+            return Met(self._fault_at, answer=answer)
+        if self._point not in _LATE:
             seen = f"seen as {self._damage.symptom}" if self._damage else "not seen"
             raise FaultError(
                 f"{self._lane.name}: {self._injector.fault} was caused, {seen}, and yet the request was answered: it "
                 "proves no recovery"
             )
-        return Met(self._fault_at, answer=answer)
+        return Met(self._fault_at, self._damage, answer)
 
     async def again(self, place: Place) -> None:
         """Strike once more: the first lane that recovery has mended, before anything else is done there."""

@@ -56,7 +56,7 @@ class Contender(Protocol[T_co]):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Only:
-    """A strategy of one rung, tried once."""
+    """A strategy of one rung."""
 
     name: Strategy
     only: Rung
@@ -64,8 +64,9 @@ class _Only:
     resumes: bool = False
 
     def rungs(self, situation: Situation) -> tuple[Rung, ...]:
-        """Return the rung, whatever the damage, unless it failed."""
-        return () if self.only.name in situation.failed_rungs else (self.only,)
+        """Return the rung, whatever the damage."""
+        del situation
+        return (self.only,)
 
 
 class _Heat(Generic[T]):
