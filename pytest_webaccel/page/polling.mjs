@@ -1,0 +1,53 @@
+// Firefox looks only every 100 ms whether its GPU is done, so each wait for it takes 100 ms. An empty submission makes
+// it look at once; here one follows another for as long as anything waits. Other browsers do not need this.
+
+const PAUSE_MS = 1;
+
+/** Queue of each buffer's device. @type {WeakMap<GPUBuffer, GPUQueue>} */
+const queues = new WeakMap();
+/** How many waits each queue has; a queue with any is polled. @type {WeakMap<GPUQueue, number>} */
+const waits = new WeakMap();
+const later = globalThis.setTimeout.bind(globalThis);
+
+/** @param {GPUQueue} queue */
+function poll(queue) {
+  if (!waits.get(queue)) return;
+  queue.submit([]);
+  later(poll, PAUSE_MS, queue);
+}
+
+/**
+ * Polls `queue` until `work` is settled, whichever way.
+ * @template T
+ * @param {GPUQueue} queue
+ * @param {Promise<T>} work
+ * @returns {Promise<T>}
+ */
+function hasten(queue, work) {
+  const before = waits.get(queue) ?? 0;
+  waits.set(queue, before + 1);
+  const done = () => void waits.set(queue, (waits.get(queue) ?? 1) - 1);
+  work.then(done, done);
+  if (!before) poll(queue);
+  return work;
+}
+
+/** Has `mapAsync` and `onSubmittedWorkDone` of every device made from now on answer as soon as the work is done. */
+export function hastenWaits() {
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    const buffer = createBuffer.call(this, descriptor);
+    queues.set(buffer, this.queue);
+    return buffer;
+  };
+  const { mapAsync } = GPUBuffer.prototype;
+  GPUBuffer.prototype.mapAsync = function (...range) {
+    const mapped = mapAsync.apply(this, range);
+    const queue = queues.get(this);
+    return queue ? hasten(queue, mapped) : mapped;
+  };
+  const { onSubmittedWorkDone } = GPUQueue.prototype;
+  GPUQueue.prototype.onSubmittedWorkDone = function () {
+    return hasten(this, onSubmittedWorkDone.call(this));
+  };
+}
