@@ -126,4 +126,9 @@ addEventListener("error", ({ message }) => session.event("page_error", { message
 addEventListener("unhandledrejection", ({ reason }) =>
   session.event("page_error", { message: String(reason).slice(0, 300) }),
 );
+// Loaded before anything may ask for a device; a dynamic import, so that the others do not fetch it.
+if ("gpu" in navigator && navigator.userAgent.includes(" Firefox/")) {
+  const { hastenWaits } = await import("./polling.mjs");
+  hastenWaits();
+}
 connect();
