@@ -75,6 +75,14 @@ class Driver(Protocol):
         """Kill the browser's GPU process; returns once that process is gone."""
         ...
 
+    async def gpu_process(self, *, deadline: float) -> int | None:
+        """Return the process id of the GPU process, None while there is none."""
+        ...
+
+    async def page_processes(self, *, deadline: float) -> Sequence[int]:
+        """Return the ids of the processes that the page runs in, or may run in where that cannot be told."""
+        ...
+
     def crash_page(self) -> None:
         """Have the page's process die, at once and without waiting; seen as ``page_crashed`` damage."""
         ...

@@ -356,6 +356,11 @@ class FirefoxDriver:
         self._page = found[0]
         return self._page
 
+    async def page_processes(self, *, deadline: float) -> Sequence[int]:
+        """Return the id of the page's process; ``deadline`` is not needed."""
+        del deadline
+        return [self._page_process().pid]
+
     def crash_page(self) -> None:
         """SIGKILL the page's process, at once and without waiting; seen as ``page_crashed`` damage."""
         page = self._page_process()
