@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_webaccel.errors import FaultError
+from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.faults.injector import BaseInjector
 from pytest_webaccel.terms import Fault, Symptom
 
@@ -25,5 +25,5 @@ class BrowserCrash(BaseInjector):
 
     async def _break(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - a signal takes no time
         if target.driver.pid is None:
-            raise FaultError(f"{target.probe.lane}: {self.fault} cannot be caused: the browser is not running")
+            raise BrowserError("the browser is not running")
         target.driver.kill()

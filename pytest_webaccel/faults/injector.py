@@ -10,16 +10,21 @@ import abc
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pytest_webaccel.errors import FaultError
+from pytest_webaccel.errors import FaultError, WebAccelError
+from pytest_webaccel.terms import Damage
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Coroutine, Mapping, Sequence
 
     from pytest_webaccel.bridge.toxics import Link
     from pytest_webaccel.browsers.driver import Driver
-    from pytest_webaccel.terms import Damage, Fault, ProbeResult, Symptom
+    from pytest_webaccel.terms import Fault, FaultPoint, ProbeResult, Symptom
 
-__all__ = ["BaseInjector", "FaultTarget", "Injector"]
+__all__ = ["BaseInjector", "FaultTarget", "Injector", "first_of", "silent"]
+
+#: Seconds between two words to a page that still answers.
+_PAUSE_S = 0.05
 
 
 class FaultTarget(Protocol):
@@ -55,6 +60,13 @@ class FaultTarget(Protocol):
         """Have the page harm itself in a way that it cannot answer to, such as a loop without end."""
         ...
 
+    async def round_trip(self, *, deadline: float) -> float:
+        """Return the milliseconds that a word to the page's JavaScript and back takes now.
+
+        Raises TimeoutError, or a WebAccelError, where none comes within ``deadline`` seconds.
+        """
+        ...
+
     def others(self) -> Sequence[Driver]:
         """Every other running browser of this process: the lane's spare, other lanes and theirs."""
         ...
@@ -77,7 +89,7 @@ class FaultTarget(Protocol):
 
 
 class Injector(Protocol):
-    """One fault. Stateless: the same injector serves every lane."""
+    """One fault. What :meth:`drawn` returns serves one strike; before that the same injector serves every lane."""
 
     @property
     def fault(self) -> Fault:
@@ -103,6 +115,14 @@ class Injector(Protocol):
         """Return None where the fault means something on ``lane``, else the reason why it does not."""
         ...
 
+    def misfit(self, point: FaultPoint) -> str | None:
+        """Return None where the fault can meet a request at ``point``, else the reason why it never does."""
+        ...
+
+    def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:
+        """Return this injector for one strike on ``lane``, with what it leaves open (kinds, moments) drawn."""
+        ...
+
     async def cause(self, target: FaultTarget, *, deadline: float) -> None:
         """Really cause the fault, within ``deadline`` seconds.
 
@@ -123,28 +143,53 @@ class Injector(Protocol):
 
 
 class BaseInjector(abc.ABC):
-    """What injectors share. A subclass names ``fault`` and ``symptoms`` and says how to break things."""
+    """What injectors share. A subclass names ``fault`` and ``symptoms`` and says how to break things.
 
-    fault: ClassVar[Fault]
-    symptoms: ClassVar[frozenset[Symptom]]
+    ``misfits`` are the points at which the fault can meet no request, each with the reason.
+    """
+
+    fault: Fault
+    symptoms: frozenset[Symptom]
     seen_by_request: ClassVar[bool] = False
-    degrades: ClassVar[bool] = False
+    misfits: ClassVar[Mapping[FaultPoint, str]] = {}
+
+    @property
+    def degrades(self) -> bool:
+        """Whether the lane goes on, only worse: not so for a blow."""
+        return False
 
     def meaning(self, lane: ProbeResult) -> str | None:  # noqa: ARG002 - the Protocol's signature
         """Return None: the fault means something on every lane, unless a subclass knows better."""
         return None
 
+    def misfit(self, point: FaultPoint) -> str | None:
+        """Return why the fault never meets a request at ``point``; None where it does."""
+        return self.misfits.get(point)
+
+    def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:  # noqa: ARG002 - the Protocol's signature
+        """Return this very injector: it leaves nothing open and keeps nothing."""
+        return self
+
     async def cause(self, target: FaultTarget, *, deadline: float) -> None:
         """Cause the fault. Raises FaultError when it has no meaning on the lane or cannot be caused."""
+        where = target.probe.lane
         if reason := self.meaning(target.probe):
-            raise FaultError(f"{target.probe.lane}: fault {self.fault} has no meaning here: {reason}")
-        await self._break(target, deadline)
+            raise FaultError(f"{where}: fault {self.fault} has no meaning here: {reason}")
+        try:
+            await self._break(target, deadline)
+        except FaultError:
+            raise
+        except TimeoutError as error:
+            why = f"it took more than {deadline:g} s"
+            raise FaultError(f"{where}: {self.fault} cannot be caused: {why}") from error
+        except WebAccelError as error:
+            raise FaultError(f"{where}: {self.fault} cannot be caused: {error}") from error
 
     async def observe(self, target: FaultTarget, *, deadline: float) -> Damage:
         """Return the damage once it is seen. Raises FaultError when ``deadline`` seconds pass without."""
         try:
             async with asyncio.timeout(deadline):
-                return await target.damage(self.symptoms, deadline=deadline)
+                return await self._see(target, deadline)
         except TimeoutError as error:
             wanted = " or ".join(sorted(self.symptoms))
             raise FaultError(
@@ -158,4 +203,42 @@ class BaseInjector(abc.ABC):
 
     @abc.abstractmethod
     async def _break(self, target: FaultTarget, deadline: float) -> None:
-        """Break what the fault breaks. Raises FaultError when that is not possible."""
+        """Break what the fault breaks. What of ours it raises becomes a FaultError that says so."""
+
+    async def _see(self, target: FaultTarget, deadline: float) -> Damage:
+        """Return the damage once it is seen; TimeoutError where it is not."""
+        return await target.damage(self.symptoms, deadline=deadline)
+
+
+async def first_of(*works: Coroutine[Any, Any, Damage]) -> Damage:
+    """Return what the first of ``works`` to succeed returns; raises what the last of them raised where none does."""
+    left = {asyncio.ensure_future(work) for work in works}
+    try:
+        while True:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task.exception() is None or not left:
+                    return task.result()
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+async def silent(target: FaultTarget, symptom: Symptom, *, patience_s: float) -> Damage:
+    """Return damage with ``symptom`` once the page left a word unanswered for ``patience_s`` seconds.
+
+    This is the heartbeat asked for: a fault that silences a page need not wait until the next beat is missed, which
+    takes long while a request is under way. Asks again as long as the page answers.
+    """
+    clock = asyncio.get_running_loop().time
+    while True:
+        asked = clock()
+        try:
+            async with asyncio.timeout(patience_s):
+                await target.round_trip(deadline=patience_s)
+        except (TimeoutError, WebAccelError):
+            # A refusal at once, as without a connection, says nothing of silence.
+            if clock() - asked >= 0.9 * patience_s:
+                return Damage(symptom, f"the page left a word unanswered for {patience_s:g} s", clock())
+        await asyncio.sleep(_PAUSE_S)

@@ -31,8 +31,8 @@ export class LaneDevice {
     this.isLost = false;
     /** @type {any} */
     this.context = null;
-    /** @type {WeakSet<object>} */
-    this.watched = new WeakSet();
+    /** Devices, or the context, that the lane works with: its own and onnxruntime's. @type {Set<any>} */
+    this.devices = new Set();
     /** @type {(reason: Error) => void} */
     this.rejectLost = () => {};
     /** @type {Promise<never>} */
@@ -43,6 +43,8 @@ export class LaneDevice {
   /** Takes a new device, whatever there was before; verified by a queue that answers. */
   async renew() {
     const generation = ++this.generation;
+    for (const old of this.devices) old.destroy?.(); // with all the memory that it still has
+    this.devices.clear();
     this.isLost = false;
     this.lost = new Promise((_, reject) => {
       this.rejectLost = reject;
@@ -72,13 +74,13 @@ export class LaneDevice {
   }
 
   /**
-   * Reports the loss of a device or context that belongs to `generation`.
+   * Keeps a device or context that belongs to `generation`, and reports its loss.
    * @param {{lost: Promise<any>}} device
    * @param {number} generation
    */
   watch(device, generation) {
-    if (!device?.lost || this.watched.has(device)) return;
-    this.watched.add(device);
+    if (!device?.lost || generation !== this.generation || this.devices.has(device)) return;
+    this.devices.add(device);
     device.lost.then((info) => {
       if (generation !== this.generation || this.isLost) return;
       this.isLost = true;

@@ -48,6 +48,8 @@ const operations = {
     return { tensors: await onnx.run(args, [...tensors, ...large]) };
   },
   unload: async ({ args }) => ({ value: await onnx.unload(args.model) }),
+  /** A fault that the page itself causes. */
+  harm: async ({ args }) => ({ value: await (await import("./harm.mjs")).harm(args, { device, onnx }) }),
   /** Three operations that do no work, to measure the bridge alone. */
   echo: async ({ args, tensors }) => ({
     value: args.value ?? null,

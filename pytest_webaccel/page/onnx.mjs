@@ -211,12 +211,21 @@ export class OnnxEngine {
     return Object.entries(results).map(([name, tensor]) => outTensor(name, tensor));
   }
 
-  /** @param {string} model */
+  /**
+   * Forgets a model; a session that cannot be released is as good as gone, and why not is in the answer.
+   * @param {string} model
+   */
   async unload(model) {
     const entry = this.sessions.get(model);
     this.sessions.delete(model);
     this.loads.delete(model);
-    if (entry && !this.device.isLost) await within(entry.session.release(), 5_000, "release");
+    if (!entry || this.device.isLost) return { released: false };
+    try {
+      await within(entry.session.release(), 5_000, "release");
+      return { released: true };
+    } catch (error) {
+      return { released: false, reason: String(error).slice(0, 300) };
+    }
   }
 
   /** @template T @param {Promise<T>} work @returns {Promise<T>} */
