@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.terms import Fault, FaultPlan
 
-__all__ = ["FaultSchedule", "choose"]
+__all__ = ["FaultSchedule", "chance_of", "choose"]
 
 
 class FaultSchedule:
@@ -66,3 +66,8 @@ def choose(
         return hashlib.sha256(key.encode()).digest()
 
     return max((plan for plan in plans if meaningful(plan.fault)), key=weight, default=None)
+
+
+def chance_of(seed: int, test_id: str, request: int) -> random.Random:
+    """Return where kinds, delays and moments of the fault at a test's request number ``request`` are drawn from."""
+    return random.Random(f"strike\0{seed}\0{test_id}\0{request}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
 from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError
 from pytest_webaccel.faults import INJECTORS
+from pytest_webaccel.faults.schedule import chance_of
 from pytest_webaccel.pool.asked import Asked, checked, told
 from pytest_webaccel.pool.contender import LaneContender
 from pytest_webaccel.pool.lives import Life, Taken
@@ -330,7 +331,7 @@ class Lease:
         injector = INJECTORS[plan.fault]
         if reason := injector.meaning(self.lane.probe):
             raise FaultError(f"lane {self.lane.name}: fault {plan.fault} has no meaning here: {reason}")
-        return injector
+        return injector.drawn(chance_of(self.terms.seed, self.terms.test_id, self.requests), self.lane.probe)
 
     def _take_caused(self) -> Story | None:
         story, self._caused = self._caused, None
