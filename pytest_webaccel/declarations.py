@@ -87,7 +87,14 @@ OPTIONS: tuple[Option, ...] = (
         "recovery",
         "recovery",
         "STRATEGY",
-        "How to recover where a test does not say: simple, coordinated (default), none.",
+        "How to recover where a test does not say: simple, progressive, parallel, coordinated (default), or the "
+        "controls none and worker_restart.",
+    ),
+    Option(
+        "recovery-budget",
+        "budget_s",
+        "SECONDS",
+        "Seconds that one recovery may take before it is given up and the fault counts as failed. Default: 120.",
     ),
     Option(
         "spares",
@@ -168,7 +175,7 @@ MARKERS: tuple[str, ...] = (
     ),
     (
         "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
-        "test and recover by the strategy (simple, coordinated, none); at is before or mid_request, times how often."
+        "test and recover by the strategy (simple, progressive, parallel, coordinated, none, worker_restart); at is before or mid_request, times how often."
     ),
 )
 

@@ -170,6 +170,11 @@ class WebAccel:
             )
         )
 
+    @property
+    def faults(self) -> Faults:
+        """Faults by hand on this lane, as the fixture ``webaccel_faults`` gives them for the test's own."""
+        return Faults(self._worker, self._lease)
+
     def statistics(self) -> dict[str, Any]:
         """Return a snapshot of the lane: state, counts, models held."""
         return self._lease.lane.statistics()
@@ -294,6 +299,11 @@ class PoolFace:
     def lanes(self) -> tuple[Lane, ...]:
         """Lanes of the run that work on this machine."""
         return self._worker.pool.lanes
+
+    @property
+    def probes(self) -> tuple[ProbeResult, ...]:
+        """What the probe saw of every lane of the run, working or not."""
+        return self._worker.pool.probes
 
     @contextlib.contextmanager
     def lease(self, lane: Lane | str) -> Iterator[WebAccel]:

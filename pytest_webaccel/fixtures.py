@@ -70,6 +70,8 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         worker=session.worker,
         strategy=session.settings.recovery,
         spares=session.settings.spares,
+        budget_s=session.settings.budget_s,
+        seed=session.settings.seed,
         record=record,
         ort=ort,
         headed=session.settings.headed,

@@ -94,6 +94,13 @@ def _number(text: str, low: float, high: float, unit: str) -> float:
     return number
 
 
+def _budget(text: str, _base: Path) -> float:
+    seconds = _number(text, 0, 86_400, "seconds")
+    if seconds == 0:
+        raise ValueError("0 seconds leave no time to recover; to see what faults do without it, use recovery none")
+    return seconds
+
+
 #: How the text of each option is read, by the field it fills: from the text and the folder that relative paths
 #: start from. Each raises ValueError.
 _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
@@ -103,6 +110,7 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "mode": lambda text, _: pick(Mode, text),
     "faults": lambda text, _: tuple(parse_fault(part) for part in _parts(text)),
     "recovery": lambda text, _: pick(Strategy, text),
+    "budget_s": _budget,
     "spares": _spares,
     "db": _path,
     "report": _path,
@@ -122,7 +130,7 @@ class Settings:
     """What one run was asked to do.
 
     ``None`` in ``browsers``, ``backends`` and ``lanes`` means: whatever works here. ``min_success`` is
-    a share from 0 to 1, ``max_recovery_ms`` milliseconds. ``given`` names the fields that somebody set.
+    a share from 0 to 1, ``max_recovery_ms`` milliseconds, ``budget_s`` seconds of one recovery. ``given`` names the fields that somebody set.
     """
 
     browsers: tuple[Browser, ...] | None = None
@@ -130,6 +138,7 @@ class Settings:
     mode: Mode = Mode.BASIC
     faults: tuple[FaultPlan, ...] = ()
     recovery: Strategy = Strategy.COORDINATED
+    budget_s: float = 120.0
     spares: int = 0
     lanes: tuple[Lane, ...] | None = None
     db: Path | None = None

@@ -65,6 +65,11 @@ class Pool:
         """Lanes that work on this machine, started or not."""
         return tuple(lane for lane, probe in self._table.items() if probe.works)
 
+    @property
+    def probes(self) -> tuple[ProbeResult, ...]:
+        """What the probe saw of every lane, working or not."""
+        return tuple(self._table.values())
+
     def evidence(self, name: Lane) -> Evidence:
         """Return the grade of what is measured on a lane; the weakest for one that is not of this run."""
         probe = self._table.get(name)

@@ -10,7 +10,7 @@ import pytest
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
 from pytest_webaccel.scheduling.session import session_of
-from pytest_webaccel.terms import Mode, ProbeResult, Strategy
+from pytest_webaccel.terms import MENDING, Mode, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from pytest_webaccel.options import Settings
@@ -63,7 +63,7 @@ def generate(metafunc: pytest.Metafunc) -> None:
         items, faulty = [Choice("misconfigured", problem=str(error))], False
     metafunc.parametrize("webaccel_lane", items, ids=[item.name for item in items], indirect=True)
     if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults):
-        strategies = [strategy for strategy in Strategy if strategy is not Strategy.NONE]
+        strategies = [strategy for strategy in Strategy if strategy in MENDING]
         metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
 
 

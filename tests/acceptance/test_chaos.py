@@ -1,0 +1,76 @@
+"""Chaos by property, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pytest_webaccel import browsers
+from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.terms import Browser
+
+CACHE = cache_root()  # before pytester moves HOME
+
+SUITE = """
+import numpy
+from hypothesis import settings, strategies as st
+from onnx import TensorProto, helper
+from pytest_webaccel.chaos import SETTINGS, run_chaos
+
+x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+graph = helper.make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], "square", [x], [y])
+MODEL = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10).SerializeToString()
+FEEDS = st.lists(st.integers(0, 99), min_size=4, max_size=4).map(lambda n: {"x": numpy.array(n, numpy.float32)})
+QUICK = settings(SETTINGS, max_examples=%(examples)d, stateful_step_count=8, derandomize=True, database=None)
+
+def test_square_survives_chaos(webaccel_pool):
+    run_chaos(webaccel_pool, MODEL, FEEDS, settings=QUICK, timeout=5, %(more)s)
+"""
+
+
+def run(pytester: pytest.Pytester, lanes: str, more: str = "", *, examples: int = 10) -> pytest.RunResult:
+    pytester.makepyfile(SUITE % {"more": more, "examples": examples})
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--webaccel-lanes={lanes}", "--webaccel-seed=3")
+
+
+def test_lanes_that_recover_hold_every_invariant(pytester):
+    run(pytester, "fake:webgpu,fake:cpu").assert_outcomes(passed=1)
+
+
+def test_without_recovery_it_shrinks_to_one_fault_and_the_request_that_meets_it(pytester):
+    result = run(pytester, "fake:cpu", "recovery='none', faults=['browser_crash']", examples=30)
+    result.assert_outcomes(failed=1)
+    text = result.stdout.str()
+    assert "strategy none tries nothing" in text
+    steps = re.findall(r"state\.(\w+)\(data", text) + re.findall(r"state\.(load)\(\)", text)
+    assert steps in (["lease", "inject", "load"], ["lease", "run_under_fault", "load"]), text
+
+
+def test_a_wrong_answer_is_told_with_its_output(pytester):
+    more = "expect=lambda feeds: {'y': feeds['x'] * feeds['x'] + 1}, faults=['connection_lost']"
+    result = run(pytester, "fake:cpu", more)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*a wrong answer was delivered: output 'y'*"])
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("faults=['device_lost']", "*none of the faults device_lost has a meaning on fake:cpu*"),
+        ("faults=['device_lsot']", "*device_lsot*known: connection_lost*"),
+    ],
+)
+def test_faults_that_no_lane_can_suffer_are_refused_at_once(pytester, more, words):
+    result = run(pytester, "fake:cpu", more)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([words])
+
+
+@pytest.mark.skipif(
+    browsers.find(Browser.CHROMIUM) is None, reason="no Chromium is here: python -m pytest_webaccel install"
+)
+def test_real_lanes_hold_every_invariant(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    more = "faults=['connection_lost', 'browser_crash', 'page_crash', 'page_reload']"
+    run(pytester, "chromium:cpu", more, examples=3).assert_outcomes(passed=1)
