@@ -164,3 +164,15 @@ class Pair(_Composite):
         super().__init__((first, second))
         self.fault = fault
         self.symptoms = second.symptoms
+
+    def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:
+        """Return the pair of one strike, its parts drawn in turn."""
+        first, second = (part.drawn(chance, lane) for part in self.parts)
+        return Pair(first, second, self.fault)
+
+    async def _break(self, target: FaultTarget, deadline: float) -> None:
+        for part in self.parts:
+            await part.cause(target, deadline=deadline)
+
+    async def _see(self, target: FaultTarget, deadline: float) -> Damage:
+        return await self.parts[-1].observe(target, deadline=deadline)

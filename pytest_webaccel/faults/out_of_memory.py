@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import BrowserError, DamagedLaneError, RemoteError
+from pytest_webaccel.faults.device_lost import WEBGPU_OUTLIVES_GPU_PROCESS
 from pytest_webaccel.faults.injector import BaseInjector
 from pytest_webaccel.terms import Backend, Browser, Damage, Fault, Symptom
 
@@ -66,8 +67,8 @@ class OutOfMemory(BaseInjector):
             return None
         if lane.lane.backend is not Backend.WEBGPU:
             return f"the backend {lane.lane.backend} takes no GPU memory"
-        if lane.lane.browser is Browser.FIREFOX:
-            return "this Firefox runs WebGPU in its root process, and would die as a whole: that is browser_crash"
+        if WEBGPU_OUTLIVES_GPU_PROCESS in lane.features:
+            return "no process of its own serves WebGPU in this build: the whole browser would die, as by browser_crash"
         return None
 
     def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:
