@@ -38,13 +38,22 @@ class ChromiumDriver:
     """One Chromium process tree and its one page.
 
     ``debugging_port`` also opens a port for other clients, such as Playwright; see :attr:`endpoint`.
-    That port is open to every user of the machine, so nothing opens it unasked.
+    That port is open to every user of the machine, so nothing opens it unasked. ``arguments`` go to the browser
+    beside those that every lane has.
     """
 
-    def __init__(self, installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> None:
+    def __init__(
+        self,
+        installation: Installation,
+        *,
+        headed: bool = False,
+        debugging_port: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self._installation = installation
         self._headed = headed
         self._debugging_port = debugging_port
+        self._arguments = tuple(arguments)
         self._listeners: list[DamageListener] = []
         self._process: OwnedProcess | None = None
         self._connection: Connection | None = None
@@ -124,6 +133,7 @@ class ChromiumDriver:
         arguments = [
             str(self._installation.executable),
             *chromium_arguments(headed=self._headed),
+            *self._arguments,
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.path}",
             *(["--remote-debugging-port=0"] if self._debugging_port else []),
