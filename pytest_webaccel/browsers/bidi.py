@@ -21,6 +21,8 @@ __all__ = ["MESSAGE_LIMIT", "Connection", "EventListener", "from_remote"]
 
 #: Bytes of one message at most; a browser that sends a longer one is not to be trusted with memory.
 MESSAGE_LIMIT = 256 * 1024 * 1024
+#: Seconds that a browser may take to say goodbye.
+_GOODBYE = 0.5
 #: Values nested deeper than this are not read.
 _DEPTH = 200
 
@@ -64,7 +66,12 @@ class Connection:
         self._client = aiohttp.ClientSession(trust_env=False)
         try:
             async with asyncio.timeout(deadline):
-                self._socket = await self._client.ws_connect(address, max_msg_size=MESSAGE_LIMIT, compress=0)
+                self._socket = await self._client.ws_connect(
+                    address,
+                    max_msg_size=MESSAGE_LIMIT,
+                    compress=0,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE),
+                )
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             await self.end()
             raise BrowserError(f"{self._where}: its debugging port at {address} did not answer: {error}") from error
@@ -121,13 +128,15 @@ class Connection:
             self._fail(call, reason)
 
     async def end(self) -> None:
-        """Close the connection without waiting for the browser. Never raises."""
+        """Close the connection, waiting half a second for the browser at most. Never raises."""
         self.close("the connection was closed")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(aiohttp.ClientError, OSError):
+            if self._socket is not None:
+                await self._socket.close()
         if self._client is not None:
-            # The session's end drops the connection; a closing handshake would wait for the browser.
             await self._client.close()
         self._client = self._socket = None
 
