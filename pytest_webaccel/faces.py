@@ -17,6 +17,7 @@ from pytest_webaccel.errors import (
     RecoveryError,
     WebAccelError,
 )
+from pytest_webaccel.pool.steps import MAX_STEPS, Script, run_steps
 from pytest_webaccel.rows import MeasurementRow, ParityRow, Row
 from pytest_webaccel.terms import Damage, Engine, Fault, FaultPlan, FaultPoint, Lane, OrtBuild, ProbeResult, Strategy
 from pytest_webaccel.words import pick
@@ -100,6 +101,32 @@ class WebAccel:
         arrays, _ = self._worker.call(work, deadline=2 * timeout + RECOVERY_S)
         self._times.setdefault(model.info.name, []).append((time.perf_counter() - begun) * 1000)
         return arrays
+
+    def run_steps(
+        self,
+        model: LoadedModel,
+        feeds: Sequence[Mapping[str, Any]] | Callable[[int, dict[str, Any]], Mapping[str, Any] | None],
+        *,
+        carry: Mapping[str, str],
+        initial: Mapping[str, Any],
+        outputs: Sequence[str] | None = None,
+        checkpoint: int = 1,
+        limit: int = MAX_STEPS,
+        timeout: float = DEADLINE_S,
+    ) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Return the outputs (all, or those named) of each step of one request of many.
+
+        ``feeds`` are those of each step, or a function that gives them from the step's number and the outputs
+        of the step before (empty for step 0), and None when it is done; more than ``limit`` steps are refused.
+        ``carry`` maps an output of a step to the input of the next, ``initial`` feeds those inputs first. A fault
+        planned for the test strikes at one of the steps, drawn from the run's seed: ``coordinated`` goes on from
+        the last multiple of ``checkpoint`` steps, the other strategies start over. ``timeout`` is a step's, in
+        seconds. Raises as :meth:`run` does.
+        """
+        script = Script(feeds, carry, initial, outputs, checkpoint, limit)
+        known = script.length or limit
+        work = run_steps(self._lease, model, script, deadline=timeout)
+        return self._worker.call(work, deadline=(known + 1) * timeout + RECOVERY_S)
 
     def check(
         self,

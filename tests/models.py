@@ -44,6 +44,29 @@ def failing_reshape() -> bytes:
     )
 
 
+@functools.cache
+def recurrent(width: int = 4) -> bytes:
+    """h = tanh(x W + h0 U) under names x, h0, h; y is the sum of h. W and U are fixed, of size ``width``."""
+    count = width * width
+    weights = [((7 * i) % 11 - 5) / 8 for i in range(2 * count)]
+    value = helper.make_tensor_value_info
+    return _model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["xw"]),
+            helper.make_node("MatMul", ["h0", "u"], ["hu"]),
+            helper.make_node("Add", ["xw", "hu"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["h"]),
+            helper.make_node("ReduceSum", ["h"], ["y"], keepdims=0),
+        ],
+        [value(name, TensorProto.FLOAT, [1, width]) for name in ("x", "h0")],
+        [value("h", TensorProto.FLOAT, [1, width]), value("y", TensorProto.FLOAT, [])],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, [width, width], weights[:count]),
+            helper.make_tensor("u", TensorProto.FLOAT, [width, width], weights[count:]),
+        ],
+    )
+
+
 def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: list[Any] | None = None) -> bytes:
     graph = helper.make_graph(nodes, "small", inputs, outputs, constants or [])
     opset = [helper.make_opsetid("", 17)]

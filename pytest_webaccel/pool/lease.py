@@ -23,16 +23,14 @@ from pytest_webaccel.pool.asked import Asked, checked, told
 from pytest_webaccel.pool.contender import LaneContender
 from pytest_webaccel.pool.lives import Life, Taken
 from pytest_webaccel.pool.request import Arrays, Load, Ping, Request, Run
-from pytest_webaccel.pool.story import Story, Terms, contradiction
+from pytest_webaccel.pool.story import Story, Terms, contradiction, unplanned_row
 from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
 from pytest_webaccel.pool.target import LaneTarget
 from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.race import OWN_BROWSER, race
 from pytest_webaccel.recovery.strategies import STRATEGIES
-from pytest_webaccel.rows import MeasurementRow, Row
 from pytest_webaccel.terms import (
     Damage,
-    Engine,
     Fault,
     FaultPlan,
     FaultPoint,
@@ -52,8 +50,9 @@ if TYPE_CHECKING:
     from pytest_webaccel.faults.injector import Injector
     from pytest_webaccel.pool.lane import LiveLane
     from pytest_webaccel.pool.station import Station
-    from pytest_webaccel.recovery.journal import Journal
+    from pytest_webaccel.recovery.journal import Journal, TransactionScope
     from pytest_webaccel.recovery.rungs import Rung
+    from pytest_webaccel.rows import Row
 
 __all__ = ["Arrays", "Lease", "Terms"]
 
@@ -65,7 +64,7 @@ _log = logging.getLogger(__name__)
 class Lease:
     """A leased lane. Every coroutine runs in the worker's loop.
 
-    ``record`` takes finished rows; ``journal`` is the worker's.
+    ``record`` takes finished rows; ``journal`` is the worker's. ``recovering`` is the story of the last recovery.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class Lease:
         self.planned: list[FaultPlan] = []
         self.requests = 0
         self.models: dict[str, ModelInfo] = {}
+        self.recovering: Story | None = None
         self.life = Life(None, lane.name, lane.probe.evidence)
         self._journal = journal
         self._folder = folder
@@ -91,7 +91,7 @@ class Lease:
         A fault planned for ``mid_load`` strikes here.
         """
         info = await asyncio.to_thread(inspect_model, source, self._folder)
-        async with self._journal.transaction("load", self.lane.name, self.terms.test_id):
+        async with self.transaction("load"):
             loaded = await self._load(info, build, deadline)
         self.models[loaded.key] = info
         return loaded
@@ -121,20 +121,39 @@ class Lease:
         model, deadline = one.model, one.deadline
         story = self._take_caused()
         if story is None:
-            await self._present(model, deadline)
+            await self.present(model, deadline)
         self.requests += 1
         self.lane.counts["requests"] += 1
-        async with self._journal.transaction("run", self.lane.name, self.terms.test_id):
+        async with self.transaction("run"):
             if self.life.repeats:
                 reply = await self._repeated(one)
             elif story is not None:
                 reply = await self._after_cause(story, one)
-            elif (plan := self._next_plan(loads=False)) is not None:
+            elif (plan := self.next_plan(loads=False)) is not None:
                 reply = await self._disturbed(plan, one)
             else:
                 reply = await self._answer(self._request(one))
         self.lane.remember(model, one.arrays, one.outputs)
         return reply
+
+    async def step(self, one: Asked, plan: FaultPlan | None) -> tuple[Reply, Story | None]:
+        """Answer one step of a request of many, which ``plan`` strikes; return the story of its fault, too."""
+        caused = self._take_caused()
+        async with self.transaction("step"):
+            if caused is not None:
+                return await self._after_cause(caused, one), caused
+            if plan is not None:
+                reply = await self._disturbed(plan, one)
+                return reply, self._stories[-1]
+            return await self._answer(self._request(one)), None
+
+    def transaction(self, kind: str) -> TransactionScope:
+        """Return the scope of one change that this lease undertakes."""
+        return self._journal.transaction(kind, self.lane.name, self.terms.test_id)
+
+    def tell(self, story: Story) -> None:
+        """Have ``story`` recorded when the lease ends."""
+        self._stories.append(story)
 
     async def cause(self, plan: FaultPlan) -> Damage:
         """Cause a fault now, outside any request, and return the damage once it is seen.
@@ -192,8 +211,10 @@ class Lease:
 
     # -- loads -------------------------------------------------------------------------------
 
-    async def _present(self, model: LoadedModel, deadline: float) -> None:
+    async def present(self, model: LoadedModel, deadline: float) -> None:
         """Load the model again where a repair since its load lost it."""
+        if self._caused is not None:
+            return  # the request that comes recovers from it, and brings the model along
         lost = self.lane.guest is None and self.lane.station is None
         if lost or self.lane.here.find(model) is None:
             await self._load(model.info, model.build, deadline)
@@ -209,7 +230,7 @@ class Lease:
                 loaded = await self._recover_told(story, request)
                 story.outcome, story.detail = Outcome.RECOVERED, "recovered by the load that followed"
             return loaded
-        if (plan := self._next_plan(loads=True)) is not None:
+        if (plan := self.next_plan(loads=True)) is not None:
             return await self._disturbed_load(plan, request)
         if (here := request.present()) is not None:
             self.lane.want(here)
@@ -262,7 +283,7 @@ class Lease:
             if not contradiction(expected, reference.tensors):  # else no lane can give what the test expects
                 request.check = checked(expected)
             reply = await self._under_fault(story, injector, request, answer_bytes=answer_bytes)
-        self._judge(story, expected, reply)
+        self.judge(story, expected, reply)
         return reply
 
     async def _after_cause(self, story: Story, one: Asked) -> Reply:
@@ -272,7 +293,7 @@ class Lease:
         with told(story), contextlib.closing(self._request(one)) as request:
             reply = await self._recover_told(story, request)
             expected = one.expect or (await self._undisturbed(story, one)).tensors
-        self._judge(story, expected, reply)
+        self.judge(story, expected, reply)
         return reply
 
     async def _repeated(self, one: Asked) -> Reply:
@@ -286,7 +307,7 @@ class Lease:
             reply = kept if kept is not None else await self._answer(self._request(one))
             story.phases = self.life.phases(asked_at)
             expected = one.expect or self.life.reference() or (await self._undisturbed(story, one)).tensors
-        self._judge(story, expected, reply)
+        self.judge(story, expected, reply)
         return reply
 
     async def _undisturbed(self, story: Story, one: Asked) -> Reply:
@@ -296,7 +317,7 @@ class Lease:
             story.undisturbed_ms = (time.perf_counter() - begun) * 1000
         return reply
 
-    def _judge(self, story: Story, expected: Mapping[str, Any], reply: Reply) -> None:
+    def judge(self, story: Story, expected: Mapping[str, Any], reply: Reply) -> None:
         """Say what came of it; raises RecoveryError for an answer that contradicts its reference."""
         story.duplicated = max(reply.executions - 1, 0)
         if wrong := contradiction(expected, reply.tensors):
@@ -316,7 +337,7 @@ class Lease:
 
     # -- faults ------------------------------------------------------------------------------
 
-    def _next_plan(self, *, loads: bool) -> FaultPlan | None:
+    def next_plan(self, *, loads: bool) -> FaultPlan | None:
         """Take the next planned fault, if it is for a load, or for a run, as asked."""
         for plan in [plan for plan in self.planned if (plan.at is FaultPoint.MID_LOAD) == loads]:
             self.planned.remove(plan)
@@ -427,6 +448,7 @@ class Lease:
         strategy = STRATEGIES[story.strategy]
         if strategy.name is Strategy.WORKER_RESTART and any(planned is story for planned in self._stories):
             self.life.end(story, damage, fault_at, self._settle_stories)
+        self.recovering = story
         self.lane.counts["recoveries"] += 1
         self.lane.move(LaneState.DEGRADED)
         self.lane.move(LaneState.RECOVERING)
@@ -461,21 +483,7 @@ class Lease:
         return recovery.result
 
     def _unplanned(self, metric: str, model: str, milliseconds: float) -> None:
-        self._record(
-            MeasurementRow(
-                run_id=self.terms.run_id,
-                evidence=self.lane.probe.evidence,
-                test_id=self.terms.test_id,
-                lane=str(self.lane.name),
-                model=model,
-                family="",
-                engine=str(Engine.ONNX),
-                bits=32,
-                metric=metric,
-                value=milliseconds,
-                unit="ms",
-            )
-        )
+        self._record(unplanned_row(self.terms, self.lane, metric, model, milliseconds))
 
 
 def _sender(request: Request[T], rung: Rung) -> Callable[[Station, float], Awaitable[T]]:

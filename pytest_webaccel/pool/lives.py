@@ -69,7 +69,11 @@ class Ledgers:
 
 
 class Life:
-    """One lease's part in its test's ledger; ``ledger`` is None where nobody would replace this worker."""
+    """One lease's part in its test's ledger; ``ledger`` is None where nobody would replace this worker.
+
+    ``step`` is the step of a request of many that is under way, ``struck_step`` the one that an earlier life
+    ended in.
+    """
 
     def __init__(self, ledger: Ledger | None, lane: Lane, evidence: Evidence) -> None:
         self._ledger = ledger
@@ -80,6 +84,7 @@ class Life:
         self._began = time.time()
         self._asked = 0.0
         self._within = False
+        self.step = self.struck_step = 0
         self._death = ledger.death if ledger is not None and not ledger.told else None
         if self._death is not None and self._death.lane != lane:
             self._death = None
@@ -125,6 +130,10 @@ class Life:
         self._taken[kind] += 1
         return self._taken[kind] > self._spent(kind)
 
+    def unfired(self) -> None:
+        """Take back that the last fault for a run fired: what it was to strike never came."""
+        self._taken[Taken.RUN] -= 1
+
     def unspent(self, planned: Sequence[FaultPlan]) -> tuple[FaultPlan, ...]:
         """Return those of ``planned`` that did not fire in an earlier life."""
         left = {kind: max(self._spent(kind) - self._taken[kind], 0) for kind in Taken}
@@ -140,7 +149,8 @@ class Life:
     @property
     def repeats(self) -> bool:
         """Whether the present request was asked in an earlier life, too: its fault, if it had any, has fired."""
-        return self._death is not None and self._turn.number <= self._death.request
+        before = self._death is not None and self._turn.number <= self._death.request
+        return before or self._turn.answer is not None
 
     def struck_before(self) -> Damage:
         """Return the damage of a fault by hand that fired in an earlier life."""
@@ -178,7 +188,7 @@ class Life:
         death = self._death
         if death is None or self._turn.number != death.request:
             return None
-        self._death = None
+        self._death, self.struck_step = None, death.step
         assert self._ledger is not None
         self._ledger.told = True
         story = Story(
@@ -229,6 +239,7 @@ class Life:
             detect_ms=detect_ms,
             undisturbed_ms=story.undisturbed_ms,
             symptom=str(story.damage.symptom) if story.damage is not None else "",
+            step=self.step,
             taken={str(kind): count for kind, count in self._taken.items()},
         )
 

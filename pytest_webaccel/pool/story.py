@@ -9,15 +9,15 @@ import numpy as np
 
 from pytest_webaccel.parity.compare import compare
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
-from pytest_webaccel.rows import RecoveryRow
-from pytest_webaccel.terms import Damage, FaultPlan, Outcome, Phases, Strategy
+from pytest_webaccel.rows import MeasurementRow, RecoveryRow
+from pytest_webaccel.terms import Damage, Engine, FaultPlan, Outcome, Phases, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_webaccel.pool.lane import LiveLane
 
-__all__ = ["Story", "Terms", "contradiction"]
+__all__ = ["Story", "Terms", "contradiction", "unplanned_row"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +96,23 @@ class Story:
             cpu_ms=self.cpu_ms,
             memory_bytes=self.memory_bytes,
         )
+
+
+def unplanned_row(terms: Terms, lane: LiveLane, metric: str, model: str, milliseconds: float) -> MeasurementRow:
+    """Return the row that tells of a lane which broke and was mended although nobody planned it."""
+    return MeasurementRow(
+        run_id=terms.run_id,
+        evidence=lane.probe.evidence,
+        test_id=terms.test_id,
+        lane=str(lane.name),
+        model=model,
+        family="",
+        engine=str(Engine.ONNX),
+        bits=32,
+        metric=metric,
+        value=milliseconds,
+        unit="ms",
+    )
 
 
 def contradiction(expected: Mapping[str, Any], got: Mapping[str, np.ndarray[Any, Any]]) -> str:

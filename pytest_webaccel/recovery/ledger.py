@@ -106,7 +106,7 @@ class Death:
 
     ``lane`` and ``request`` say in what the fault struck, ``evidence`` how the lane is graded. ``detect_ms`` is
     what it took to see the damage, where that was done before the end. ``taken`` counts, by kind, the planned
-    faults that fired until then, this one included: they fire no more.
+    faults that fired until then, this one included: they fire no more. ``step`` is the step of a request of many.
     """
 
     fault: Fault
@@ -120,6 +120,7 @@ class Death:
     detect_ms: float = 0.0
     undisturbed_ms: float = 0.0
     symptom: str = ""
+    step: int = 0
     taken: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -260,7 +261,7 @@ class Turn:
 
     @property
     def resumable(self) -> tuple[int, Arrays]:
-        """How many steps an earlier life committed, and what it carried then; (0, {}): start over."""
+        """How many steps an earlier life committed, and what its checkpoints kept; (0, {}): start over."""
         if self.entry is None or self._afresh or self.entry.checkpoint is None:
             return 0, {}
         return self.entry.steps, self.entry.checkpoint.tensors
@@ -276,7 +277,7 @@ class Turn:
             self._ledger.keep(State.REFERENCE, self._head(), tensors)
 
     def checkpoint(self, step: int, tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        """Keep what a request of many steps carries, now that its first ``step`` steps are committed."""
+        """Keep ``tensors``, new since the last checkpoint, now that the first ``step`` steps are committed."""
         if self._ledger is not None:
             self._ledger.keep(State.CHECKPOINT, {**self._head(), "steps": step}, tensors)
 
@@ -437,7 +438,12 @@ def _note(past: Past, state: State, head: Mapping[str, Any], answer: Answer | No
         case State.REFERENCE:
             entry = dataclasses.replace(entry, reference=answer)
         case State.CHECKPOINT:
-            entry = dataclasses.replace(entry, checkpoint=answer, steps=int(head["steps"]))
+            if answer is not None:
+                before = (
+                    entry.checkpoint.tensors if entry.checkpoint is not None and entry.steps < head["steps"] else {}
+                )
+                answer = Answer({**before, **answer.tensors}, answer.nbytes)
+                entry = dataclasses.replace(entry, checkpoint=answer, steps=int(head["steps"]))
         case _:
             pass
     past.requests[key] = entry

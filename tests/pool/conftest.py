@@ -59,9 +59,9 @@ class House:
         return driver
 
     @contextlib.asynccontextmanager
-    async def lease(self, lane=GPU, strategy=Strategy.COORDINATED, budget_s=120.0):
+    async def lease(self, lane=GPU, strategy=Strategy.COORDINATED, budget_s=120.0, seed=0):
         async with self.pool.lease(lane) as live:
-            terms = Terms("run", "test", "main", strategy, budget_s)
+            terms = Terms("run", "test", "main", strategy, budget_s, seed)
             lease = Lease(live, terms, self.journal, self.pool.folder, self.rows.append)
             try:
                 yield lease
