@@ -10,7 +10,7 @@ import abc
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pytest_webaccel.errors import FaultError, WebAccelError
+from pytest_webaccel.errors import DamagedLaneError, FaultError, WebAccelError
 from pytest_webaccel.terms import Damage
 
 if TYPE_CHECKING:
@@ -179,6 +179,9 @@ class BaseInjector(abc.ABC):
             await self._break(target, deadline)
         except FaultError:
             raise
+        except DamagedLaneError as error:
+            if error.damage.symptom not in self.symptoms:  # else the page was hurt before it could say that it is done
+                raise FaultError(f"{where}: {self.fault} cannot be caused: {error}") from error
         except TimeoutError as error:
             why = f"it took more than {deadline:g} s"
             raise FaultError(f"{where}: {self.fault} cannot be caused: {why}") from error

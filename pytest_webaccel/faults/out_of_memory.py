@@ -98,9 +98,6 @@ class OutOfMemory(BaseInjector):
             for process in processes:
                 self._limit(process)
             await target.harm("gpu_memory" if on_gpu else "heap", {"ms": _BUFFER_MS}, deadline=deadline)
-        except DamagedLaneError as error:
-            if error.damage.symptom not in self.symptoms:
-                raise
         except RemoteError as error:
             if error.kind != "memory":
                 raise

@@ -55,6 +55,23 @@ export class LaneDevice {
     return generation;
   }
 
+  /** The lane's GPUDevices; none where it works with something else. @returns {GPUDevice[]} */
+  gpus() {
+    return this.backend === "webgpu" ? [...this.devices] : [];
+  }
+
+  /**
+   * Whether every GPUDevice does within `ms` what was submitted to it; true where there is none.
+   * @param {number} ms
+   */
+  async answers(ms) {
+    const idle = Promise.all(this.gpus().map((gpu) => gpu.queue.onSubmittedWorkDone()));
+    return within(idle, ms, "the GPU's queue").then(
+      () => true,
+      () => false,
+    );
+  }
+
   /** @param {number} generation */
   async renewGpu(generation) {
     const adapter = await within(navigator.gpu.requestAdapter(), ACQUIRE_MS, "requestAdapter");

@@ -58,12 +58,7 @@ const kinds = {
 
   /** Answers once every device has done what was submitted to it; fails after `ms`. */
   await_device: async ({ device }, { ms }) => {
-    const idle = Promise.all(gpus(device).map((gpu) => gpu.queue.onSubmittedWorkDone()));
-    try {
-      await within(idle, ms, "the GPU's queue");
-    } catch (error) {
-      throw new OperationError("device", error instanceof Error ? error.message : String(error));
-    }
+    if (!(await device.answers(ms))) throw new OperationError("device", `the GPU left its work undone for ${ms} ms`);
   },
 
   /** Destroys every device or context that the lane works with. */
@@ -95,7 +90,7 @@ const kinds = {
 
   /** Takes GPU memory until the device refuses to give more, and keeps it. */
   gpu_memory: async ({ device }, { ms }) => {
-    const gpu = gpus(device).at(-1);
+    const gpu = gpus(device)[0];
     for (let taken = 0; ; taken += BLOCK_BYTES) {
       gpu.pushErrorScope("out-of-memory");
       const buffer = gpu.createBuffer({ size: BLOCK_BYTES, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
@@ -116,9 +111,9 @@ const kinds = {
   },
 };
 
-/** @param {import("./device.mjs").LaneDevice} device @returns {any[]} */
+/** @param {import("./device.mjs").LaneDevice} device */
 function gpus(device) {
-  const found = device.backend === "webgpu" ? [...device.devices] : [];
+  const found = device.gpus();
   if (!found.length) throw new OperationError("usage", "the lane has no WebGPU device");
   return found;
 }

@@ -6,6 +6,8 @@ import { OnnxEngine, OperationError } from "./onnx.mjs";
 import { PageSession } from "./session.mjs";
 
 const BEAT_MS = 500;
+// A device that takes longer to say that it has nothing to do hangs, and is as good as lost.
+const DEVICE_MS = 1_500;
 const BACKOFF_FIRST_MS = 10;
 const BACKOFF_CAP_MS = 2_000;
 // A connection that ends sooner counts as a failure, or one that is refused at once would be tried without a pause.
@@ -41,7 +43,9 @@ const operations = {
       throw new OperationError("device", error instanceof Error ? error.message : String(error));
     }
   },
-  ping: async () => ({ value: { generation: device.generation, lost: device.isLost } }),
+  ping: async () => ({
+    value: { generation: device.generation, lost: device.isLost || !(await device.answers(DEVICE_MS)) },
+  }),
   load: async ({ args, files }) => ({ value: await onnx.load(args, await takeFile(files[0], token)) }),
   run: async ({ args, tensors, files }) => {
     const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
