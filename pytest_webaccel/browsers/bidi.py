@@ -162,8 +162,9 @@ class Connection:
     def _receive(self, message: Mapping[str, Any]) -> None:
         if message.get("id") is None:
             if message.get("type") == "event":
+                method, parameters = str(message["method"]), dict(message["params"])
                 for listener in list(self._listeners):
-                    listener(message["method"], message["params"])
+                    listener(method, parameters)
             return
         call = self._calls.get(message["id"])
         if call is None or call.answer.done():

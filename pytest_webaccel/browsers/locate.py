@@ -36,10 +36,6 @@ _ON_PATH: Mapping[Browser, tuple[str, ...]] = {
     Browser.EDGE: ("microsoft-edge", "microsoft-edge-stable", "msedge"),
     Browser.FIREFOX: ("firefox", "firefox-esr"),
 }
-#: Where packages of Linux systems put programs that a short PATH may miss.
-_LINUX: Mapping[Browser, tuple[str, ...]] = {
-    Browser.FIREFOX: ("/usr/lib/firefox-esr/firefox-esr", "/usr/lib/firefox/firefox", "/opt/firefox/firefox"),
-}
 _MAC: Mapping[Browser, str] = {
     Browser.CHROMIUM: "Chromium.app/Contents/MacOS/Chromium",
     Browser.CHROME: "Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -157,8 +153,6 @@ def _system_paths(browser: Browser) -> Iterator[Path]:
     on_path = [Path(path) for name in _ON_PATH.get(browser, ()) if (path := shutil.which(name)) is not None]
     yield from (path for path in on_path if not _leads_to_another(path, on_path))
     places: list[Path] = []
-    if sys.platform.startswith("linux"):
-        places = [Path(place) for place in _LINUX.get(browser, ())]
     if sys.platform == "darwin" and browser in _MAC:
         places = [Path(root).expanduser() / _MAC[browser] for root in ("/Applications", "~/Applications")]
     elif sys.platform == "win32" and browser in _WINDOWS:

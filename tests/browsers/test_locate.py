@@ -104,6 +104,30 @@ def test_explicit_program_that_cannot_be_run_is_refused(machine):
 
 
 def test_browser_found_but_not_supported_says_so():
-    assert not drivable(Browser.FIREFOX)
+    assert not drivable(Browser.WEBKIT)
     with pytest.raises(BrowserError, match="not supported in this version"):
-        make_driver(locate.Installation(Browser.FIREFOX, Path("/usr/bin/firefox"), "140", "system"))
+        make_driver(locate.Installation(Browser.WEBKIT, Path("/usr/bin/MiniBrowser"), "2.50", "system"))
+
+
+def test_script_that_only_leads_to_another_program_is_no_browser_of_its_own(machine):
+    leads = machine / "bin" / "firefox"
+    leads.write_text('#!/bin/sh\nexec firefox-esr "$@"\n')
+    leads.chmod(0o755)
+    alone = find(Browser.FIREFOX)
+    assert alone is not None
+    assert alone.executable == leads, "what it leads to is not on the PATH, so it is all there is"
+    real = program(machine / "bin" / "firefox-esr", "Mozilla Firefox 153.7.0esr")
+    assert [found.executable for found in find_all()] == [real]
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("[App]\nName=Firefox\nVersion=153.7.0\nBuildID=1\n", "153.7.0"), ("[App]\n", "9.9"), ("Version=none\n", "9.9")],
+)
+def test_version_of_firefox_is_read_from_beside_its_program(machine, text, version):
+    real = program(machine / "lib" / "firefox", "Mozilla Firefox 9.9")
+    real.with_name("application.ini").write_text(text)
+    (machine / "bin" / "firefox").symlink_to(real)
+    found = find(Browser.FIREFOX)
+    assert found is not None
+    assert found.version == version

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,20 @@ def test_install_brings_what_is_named_only(monkeypatch, capsys):
     assert brought == [(("chromium", "debian"), True)]
     assert main(["install"]) == 1
     assert "asked for onnxruntime-web" in capsys.readouterr().err
+
+
+def test_firefox_that_cannot_come_is_said_in_one_line_and_fails_nothing_unless_asked_for(monkeypatch, capsys):
+    def only_chromium(what="chromium", *_, **__):
+        if what == "firefox":
+            raise InstallError("Debian's packages need root.")
+
+    entry = SimpleNamespace(version="1.30.0", folder="/cache")
+    monkeypatch.setattr("pytest_webaccel.browsers.install.install", only_chromium)
+    monkeypatch.setattr("pytest_webaccel.browsers.install.ort.install_ort", lambda **_: (entry, False))
+    assert main(["install"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "firefox: left out. Debian's packages need root."
+    assert main(["install", "firefox"]) == 1
+    assert "need root" in capsys.readouterr().err
 
 
 def test_interruption_ends_with_the_shells_status(monkeypatch, capsys):

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pytest_webaccel.browsers import DRIVERS, Installation, probe
+from pytest_webaccel.browsers import DRIVERS, Installation, find, probe
 from pytest_webaccel.browsers.doctor import examine
-from pytest_webaccel.browsers.probe import WEBNN_LOST_WITH_GPU_PROCESS, lanes_table, probe_sync
+from pytest_webaccel.browsers.launch import launch_facts
+from pytest_webaccel.browsers.probe import (
+    WEBGPU_OUTLIVES_GPU_PROCESS,
+    WEBNN_LOST_WITH_GPU_PROCESS,
+    lanes_table,
+    probe_sync,
+)
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult
@@ -91,7 +97,8 @@ def test_lanes_named_outright_come_back_in_their_order_each_once(bare):
 def test_browsers_times_backends(bare):
     table = lanes_table([Browser.CHROMIUM, Browser.FIREFOX], [Backend.WEBGPU])
     assert [str(result.lane) for result in table] == ["chromium:webgpu", "firefox:webgpu"]
-    assert "not supported in this version" in table[1].reason
+    assert table[1].reason == "firefox was not found."
+    assert "python -m pytest_webaccel install firefox" in table[1].remedy
 
 
 def test_fake_browser_is_fake_evidence_once_registered_and_never_automatic(bare, monkeypatch):
@@ -105,8 +112,8 @@ def test_fake_browser_is_fake_evidence_once_registered_and_never_automatic(bare,
 
 
 def test_found_but_unsupported_browser_is_not_started():
-    firefox = Installation(Browser.FIREFOX, Path("/usr/bin/firefox"), "140.0", "system")
-    results = probe_sync([firefox])
+    webkit = Installation(Browser.WEBKIT, Path("/usr/bin/MiniBrowser"), "2.50", "system")
+    results = probe_sync([webkit])
     assert {result.reason for result in results} == {"found; lanes for it are not supported in this version."}
 
 
@@ -135,6 +142,51 @@ def test_doctor_shows_browser_lanes_and_evidence(chromium, cache, monkeypatch):
     assert "chromium:webgpu" in text
     assert "maxStorageBufferBindingSize" in text
     assert {lane["lane"] for lane in found.to_json()["lanes"]} >= {"chromium:webgpu", "chromium:webnn", "chromium:cpu"}
+
+
+def test_real_firefox_is_probed_named_and_said_to_have_no_gpu_process_to_lose(cache):
+    firefox = find(Browser.FIREFOX)
+    if firefox is None:
+        pytest.skip("no Firefox is installed: run `python -m pytest_webaccel install firefox` as root")
+    results = {result.lane.backend: result for result in probe_sync([firefox])}
+    assert results[Backend.CPU].works
+    assert not results[Backend.WEBNN].works
+    assert "has no WebNN" in results[Backend.WEBNN].reason
+    webgpu = results[Backend.WEBGPU]
+    assert webgpu.works, webgpu.reason
+    assert WEBGPU_OUTLIVES_GPU_PROCESS in webgpu.features
+    assert webgpu.evidence is Evidence.SOFTWARE, "an adapter without a name is not shown to be hardware"
+    meaning = INJECTORS[Fault.DEVICE_LOST].meaning(webgpu)
+    assert meaning is not None
+    assert "no GPU process" in meaning
+
+
+def test_firefox_joins_the_automatic_lanes_where_it_is_found(bare, tmp_path, monkeypatch):
+    asked: list[Lane] = []
+
+    def note(found, lanes, **_):
+        asked.extend(lanes)
+        return ()
+
+    monkeypatch.setattr(probe, "probe_sync", note)
+    lanes_table()
+    assert {lane.browser for lane in asked} == {Browser.CHROMIUM}
+    for name in ("chromium", "firefox"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 1.2.3\n")
+        (tmp_path / name).chmod(0o755)
+    asked.clear()
+    lanes_table()
+    assert {lane.browser for lane in asked} == {Browser.CHROMIUM, Browser.FIREFOX}
+
+
+@pytest.mark.parametrize("browser", [Browser.CHROMIUM, Browser.FIREFOX])
+def test_probe_is_made_again_where_anything_of_a_start_changes(browser, monkeypatch):
+    before = launch_facts(browser, headed=False)
+    assert before == launch_facts(browser, headed=False)
+    assert before != launch_facts(browser, headed=True)
+    if browser is Browser.FIREFOX:
+        monkeypatch.setattr("pytest_webaccel.browsers.preferences._BARE", ())
+        assert before != launch_facts(browser, headed=False)
 
 
 class Scripted:
@@ -197,6 +249,26 @@ def test_whether_webnn_dies_with_the_gpu_process_is_tried_and_not_assumed(chromi
     assert (meaning is None) is lost
 
 
+def script(*, found, lost=True, fails=()):
+    """A browser whose WebGPU works and whose WebNN does not."""
+    return Scripted(page_saw(works=False), lost=lost, fails=fails), found
+
+
+@pytest.mark.parametrize(
+    ("driver", "outlives"),
+    [
+        script(found=False),
+        script(fails=["crash"], found=True),  # there is no GPU process
+        script(fails=["see"], found=False),  # no device was to be had, so nothing is known
+    ],
+)
+def test_whether_webgpu_dies_with_the_gpu_process_is_tried_too(chromium, cache, monkeypatch, driver, outlives):
+    monkeypatch.setattr(probe, "make_driver", lambda *_, **__: driver)
+    webgpu = next(one for one in probe_sync([chromium]) if one.lane.backend is Backend.WEBGPU)
+    assert (WEBGPU_OUTLIVES_GPU_PROCESS in webgpu.features) is outlives
+    assert (INJECTORS[Fault.DEVICE_LOST].meaning(webgpu) is not None) is outlives
+
+
 def test_reason_and_remedy_are_sentences_of_their_own(bare):
-    (result,) = lanes_table([Browser.FIREFOX], [Backend.WEBGPU])
+    (result,) = lanes_table([Browser.WEBKIT], [Backend.WEBGPU])
     assert f"{result.reason} {result.remedy}".endswith("not supported in this version. Use chromium instead.")

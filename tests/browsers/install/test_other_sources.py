@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from pytest_webaccel.browsers import Installation
 from pytest_webaccel.browsers.install import commands, install
-from pytest_webaccel.errors import InstallError
+from pytest_webaccel.errors import ConfigurationError, InstallError
+from pytest_webaccel.terms import Browser
 
 
 @pytest.fixture
@@ -47,6 +50,63 @@ def test_debian_without_root_says_what_root_would_do(fake_apt, monkeypatch):
     with pytest.raises(InstallError, match="need root: run `apt-get install chromium`"):
         install("chromium", "debian")
     assert not fake_apt[0].exists()
+
+
+@pytest.fixture
+def no_firefox(cache, monkeypatch):
+    """A machine without Firefox until apt-get installed one."""
+    brought = Installation(Browser.FIREFOX, Path("/usr/bin/firefox-esr"), "153.7.0", "system")
+    answers = iter([None, brought])
+    monkeypatch.setattr("pytest_webaccel.browsers.locate.find", lambda browser: next(answers))
+    return brought
+
+
+def words(calls: Path) -> list[list[str]]:
+    return [
+        [word for word in line.split() if "=" not in word and word != "-o"] for line in calls.read_text().splitlines()
+    ]
+
+
+def test_firefox_comes_at_once_where_apts_lists_know_it(fake_apt, no_firefox):
+    calls, write = fake_apt
+    write("")
+    said: list[str] = []
+    assert install("firefox", echo=said.append) == no_firefox.executable
+    assert words(calls) == [["install", "--yes", "--no-install-recommends", "firefox-esr", "mesa-vulkan-drivers"]]
+    assert said == ["firefox 153.7.0: installed from Debian's packages, /usr/bin/firefox-esr"]
+
+
+def test_firefox_comes_after_one_update_where_the_lists_are_empty_and_by_its_other_name(fake_apt, no_firefox):
+    calls, write = fake_apt
+    write('case "$*" in *firefox-esr*) echo "E: Unable to locate package" >&2; exit 100;; esac')
+    install("firefox")
+    assert [line[0] for line in words(calls)] == ["install", "update", "install", "install"]
+    assert words(calls)[-1][-2:] == ["firefox", "mesa-vulkan-drivers"]
+
+
+def test_firefox_needs_only_the_loader_where_swiftshader_is_in_the_cache(fake_apt, no_firefox, monkeypatch):
+    calls, write = fake_apt
+    write("")
+    monkeypatch.setattr("pytest_webaccel.browsers.preferences.swiftshader", lambda: Path("/cache/icd.json"))
+    install("firefox")
+    assert words(calls)[0][-1] == "libvulkan1"
+
+
+def test_firefox_that_is_there_is_left_alone(fake_apt, monkeypatch):
+    calls, write = fake_apt
+    write("exit 100")
+    there = Installation(Browser.FIREFOX, Path("/usr/bin/firefox"), "150", "system")
+    monkeypatch.setattr("pytest_webaccel.browsers.locate.find", lambda browser: there)
+    monkeypatch.setattr("pytest_webaccel.browsers.install.debian.vulkan_loader_found", lambda: True)
+    said: list[str] = []
+    assert install("firefox", echo=said.append) == there.executable
+    assert said == ["firefox 150: already there, /usr/bin/firefox"]
+    assert not calls.exists()
+
+
+def test_firefox_from_elsewhere_is_refused():
+    with pytest.raises(ConfigurationError, match="does not come from npm"):
+        install("firefox", "npm")
 
 
 def test_playwright_failure_repeats_what_it_said(tmp_path, monkeypatch):
