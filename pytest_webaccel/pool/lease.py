@@ -124,10 +124,10 @@ class Lease:
             await self.present(model, deadline)
         self.requests += 1
         self.lane.counts["requests"] += 1
+        if self.life.repeats:
+            return await self._repeated(one)
         async with self.transaction("run"):
-            if self.life.repeats:
-                reply = await self._repeated(one)
-            elif story is not None:
+            if story is not None:
                 reply = await self._after_cause(story, one)
             elif (plan := self.next_plan(loads=False)) is not None:
                 reply = await self._disturbed(plan, one)
@@ -298,13 +298,14 @@ class Lease:
 
     async def _repeated(self, one: Asked) -> Reply:
         """Answer a request of a test that is run again after its worker died: what was committed is not done twice."""
-        kept, story = self.life.kept(), self.life.struck()
-        if story is None:
-            return kept if kept is not None else await self._answer(self._request(one))
-        self._stories.append(story)
-        asked_at = time.time()
-        with told(story):
-            reply = kept if kept is not None else await self._answer(self._request(one))
+        kept, story, asked_at = self.life.kept(), self.life.struck(), time.time()
+        self._stories += [story] if story is not None else []
+        with told(story) if story is not None else contextlib.nullcontext():
+            if (reply := kept) is None:
+                async with self.transaction("run"):
+                    reply = await self._answer(self._request(one))
+            if story is None:
+                return reply
             story.phases = self.life.phases(asked_at)
             expected = one.expect or self.life.reference() or (await self._undisturbed(story, one)).tensors
         self.judge(story, expected, reply)
