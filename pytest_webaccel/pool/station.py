@@ -71,7 +71,8 @@ class Station:
         self._changed = asyncio.Event()
         self._life = 0
         self.channel: Channel = bridge.open(str(lane))
-        self.channel.offer = self._offer
+        if driver.takes_files:  # elsewhere the page fetches files over HTTP
+            self.channel.offer = self._offer
         self.channel.on_damage = self._note
         self.engine = OnnxEngine(self.channel, lane.backend, ort)
         driver.on_damage(self._driver_damage)
