@@ -55,6 +55,7 @@ class FakeDriver:
     """
 
     browser = Browser.FAKE
+    takes_files = True
 
     def __init__(
         self,
@@ -116,7 +117,9 @@ class FakeDriver:
         self._require_running("open a page")
         self._pages += 1
         seed = f"{self._seed}\0{self._pages}"
-        page = FakePage(url, seed=seed, sleep=self._sleep, latency=self._latency, before=self._count)
+        page = FakePage(
+            url, seed=seed, sleep=self._sleep, latency=self._latency, before=self._count, die=self.crash_page
+        )
         self.executions.append(page.session.executions)
         self.page = page
         page.open()
@@ -144,6 +147,37 @@ class FakeDriver:
         await self._sleep(self._latency.of("exit", self._random))
         if self.page is not None:
             self.page.lose_device()
+
+    async def gpu_process(self, *, deadline: float) -> int | None:
+        """Return None: there is no process."""
+        del deadline
+        self._require_running("name its processes")
+
+    async def page_processes(self, *, deadline: float) -> Sequence[int]:
+        """Return nothing: there is no process."""
+        del deadline
+        self._require_running("name its processes")
+        return []
+
+    async def reload(self, *, deadline: float) -> None:
+        """Replace the page by another at the same address."""
+        self._require_running("reload its page")
+        if self.page is None:
+            raise BrowserError("fake: there is no page to reload")
+        await self.open(self.page.url, deadline=deadline)
+
+    async def stop_page(self, *, deadline: float) -> None:
+        """Stop the page as SIGSTOP stops a process."""
+        del deadline
+        self._require_running("stop its page")
+        if self.page is None:
+            raise BrowserError("fake: there is no page to stop")
+        self.page.stall()
+
+    def resume_page(self) -> None:
+        """Let a stopped page go on."""
+        if self.page is not None:
+            self.page.wake()
 
     def crash_page(self) -> None:
         """End the page as a crashed renderer does."""

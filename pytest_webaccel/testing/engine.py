@@ -29,11 +29,18 @@ class ReferenceEngine:
 
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
+        self._broken: set[str] = set()
         self._turn = asyncio.Lock()
 
     def reset(self) -> None:
         """Forget every model."""
         self._models.clear()
+        self._broken.clear()
+
+    def break_sessions(self) -> int:
+        """Have the next run of every loaded model raise; return how many those are."""
+        self._broken.update(self._models)
+        return len(self._models)
 
     async def load(self, args: Mapping[str, Any], data: bytes) -> dict[str, Any]:
         """Load a model; raises OperationError of kind ``usage`` or ``model``."""
@@ -57,6 +64,8 @@ class ReferenceEngine:
         evaluator = self._models.get(args["model"])
         if evaluator is None:
             raise OperationError("not_loaded", "the model is not loaded in this page")
+        if args["model"] in self._broken:
+            raise OperationError("operator", "cannot run inference. invalid session id")
         outputs = args.get("outputs") or list(evaluator.output_names)
         async with self._turn:
             return await asyncio.to_thread(_run, evaluator, outputs, feeds)
@@ -64,6 +73,7 @@ class ReferenceEngine:
     def unload(self, name: str) -> None:
         """Forget one model."""
         self._models.pop(name, None)
+        self._broken.discard(name)
 
 
 def _evaluator(data: bytes) -> tuple[Any, int]:

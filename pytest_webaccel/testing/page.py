@@ -17,6 +17,7 @@ from pytest_webaccel.bridge.frames import DTYPES
 from pytest_webaccel.errors import ProtocolError
 from pytest_webaccel.terms import Backend
 from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
+from pytest_webaccel.testing.harm import PageHarm
 from pytest_webaccel.testing.session import Answer, Backoff, PageRequest, PageSession
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Latency:
 class FakePage:
     """One page's life at ``url``, a lane's address with its token in the fragment.
 
-    ``sleep`` waits for made-up latencies, ``before`` is called with each operation that begins.
+    ``sleep`` waits for made-up latencies, ``before`` is called with each operation that begins, ``die`` has the
+    browser end the page as a crash does.
     Everything runs in one event loop: :meth:`open` begins, :meth:`close` ends, with no closing
     handshake, as a page does that is killed.
     """
@@ -79,7 +81,9 @@ class FakePage:
         sleep: Sleep = asyncio.sleep,
         latency: Latency | None = None,
         before: Callable[[str], None] = lambda op: None,
+        die: Callable[[], None] = lambda: None,
     ) -> None:
+        self.url = url
         parts = urlsplit(url)
         self.backend = Backend(parse_qs(parts.query).get("backend", ["cpu"])[0])
         self._host = parts.netloc
@@ -93,7 +97,9 @@ class FakePage:
         self._latency = latency or Latency()
         self._before = before
         self._backoff = Backoff(seed)
-        self._engine = ReferenceEngine()
+        self.engine = ReferenceEngine()
+        self.die = die
+        self._harm = PageHarm(self)
         self._lost: asyncio.Future[None] | None = None
         self._files: dict[str, asyncio.Future[bytes]] = {}
         self._outbox: asyncio.Queue[str | bytes] | None = None
@@ -129,9 +135,15 @@ class FakePage:
             if not arrived.done():
                 arrived.set_result(path.read_bytes())
 
-    def lose_device(self, reason: str = "unknown", message: str = "the GPU process is gone") -> None:
-        """Lose the WebGPU device, if the page has one: an event, and the end of what runs on it."""
-        if self.backend is not Backend.WEBGPU or self.device_lost or self._lost is None:
+    def lose_device(
+        self, reason: str = "unknown", message: str = "the GPU process is gone", *, any_backend: bool = False
+    ) -> None:
+        """Lose the WebGPU device, if the page has one: an event, and the end of what runs on it.
+
+        With ``any_backend`` whatever the page works with is lost, a WebNN context too.
+        """
+        fitting = any_backend or self.backend is Backend.WEBGPU
+        if not fitting or self.device_lost or self._lost is None:
             return
         self.device_lost = True
         self.session.event("device_lost", {"reason": reason, "message": message, "generation": self.generation})
@@ -238,16 +250,18 @@ class FakePage:
                 await self._sleep(seconds)
                 return {"generation": self._renew()}, {}
             case "ping":
-                return {"generation": self.generation, "lost": self.device_lost}, {}
+                return {"generation": self.generation, "lost": self.device_lost or self._harm.gpu_hangs}, {}
+            case "harm":
+                return await self._harm.do(args["kind"], args), {}
             case "load":
                 data = await self._fetch(request.files[0])
-                return await self._unless_lost(self._engine.load(args, data), seconds, "model"), {}
+                return await self._unless_lost(self.engine.load(args, data), seconds, "model"), {}
             case "run":
                 large = [await self._tensor(file, args["large"][index]) for index, file in enumerate(request.files)]
                 feeds = {**request.tensors, **dict(large)}
-                return None, await self._unless_lost(self._engine.run(args, feeds), seconds, "operator")
+                return None, await self._unless_lost(self.engine.run(args, feeds), seconds, "operator")
             case "unload":
-                self._engine.unload(args["model"])
+                self.engine.unload(args["model"])
                 return None, {}
             case "echo":
                 return args.get("value"), request.tensors
@@ -259,9 +273,10 @@ class FakePage:
         raise OperationError("usage", f"no operation {request.op}")
 
     def _renew(self) -> int:
-        self._engine.reset()
+        self.engine.reset()
         self.generation += 1
         self.device_lost = False
+        self._harm.renewed()
         self._lost = asyncio.get_running_loop().create_future()
         return self.generation
 
@@ -286,6 +301,7 @@ class FakePage:
         try:
             await self._sleep(seconds)
             await self._awake.wait()
+            await self._harm.meet()
             return await begun
         finally:
             begun.cancel()
