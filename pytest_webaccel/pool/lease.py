@@ -19,6 +19,7 @@ from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
 from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.faults.schedule import chance_of
+from pytest_webaccel.pool.account import Account
 from pytest_webaccel.pool.asked import Asked, checked, told
 from pytest_webaccel.pool.contender import LaneContender
 from pytest_webaccel.pool.lives import Life, Taken
@@ -373,6 +374,7 @@ class Lease:
             answer_bytes=answer_bytes,
             chance=self._chance,
         )
+        account = Account(self.lane.around.running) if self.terms.account else None
         try:
             met = await strike.meet(request)
             story.fault_at, story.damage = met.fault_at, met.damage
@@ -384,6 +386,9 @@ class Lease:
                 return met.answer
             return await self._recover(story, request, met.damage, met.fault_at, strike.again)
         finally:
+            if account is not None:
+                cost = account.close()
+                story.cpu_ms, story.memory_bytes = cost.cpu_s * 1000, cost.pss_bytes
             await strike.roll_back()
 
     async def _mend(self, story: Story, damage: Damage, fault_at: float) -> None:

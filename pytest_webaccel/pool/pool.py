@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path  # noqa: TC003 - in the type of an argument that is kept
 from typing import Any
@@ -56,6 +57,7 @@ class Pool:
         self.breakers = Breakers(clock, self._chance)
         self._bridge = Bridge()
         self._lanes: dict[Lane, LiveLane] = {}
+        self._stations: weakref.WeakSet[Station] = weakref.WeakSet()
         self._placements: dict[str, Placement] = {}
         self._ort_copy: OrtCopy | None = None
         self._scratch: Profile | None = None
@@ -122,13 +124,7 @@ class Pool:
 
     def running(self) -> list[Driver]:
         """Return the driver of every browser that runs in this pool."""
-        stations = [
-            station
-            for lane in self._lanes.values()
-            for station in (lane.station, lane.spare.station)
-            if station is not None
-        ]
-        return [station.driver for station in stations if station.driver.pid is not None]
+        return [station.driver for station in self._stations if station.driver.pid is not None]
 
     async def stop(self) -> None:
         """End every lane, then the bridge. Never raises."""
@@ -160,7 +156,9 @@ class Pool:
 
     def _station(self, probe: ProbeResult) -> Station:
         assert self._ort_copy is not None
-        return Station(probe.lane, self._make_driver(probe), self._bridge, self._ort_copy, self._placements)
+        station = Station(probe.lane, self._make_driver(probe), self._bridge, self._ort_copy, self._placements)
+        self._stations.add(station)
+        return station
 
     def _free(self, name: Lane) -> bool:
         lane = self._lanes.get(name)

@@ -25,6 +25,7 @@ class Terms:
     """What a lease is held under: where its rows belong, and how damage is to be answered.
 
     ``budget_s`` bounds one recovery in seconds; ``seed`` is of the moments that fault plans leave open.
+    ``account`` has the processor time and memory of recoveries measured, which costs some tens of milliseconds each.
     """
 
     run_id: str
@@ -33,6 +34,7 @@ class Terms:
     strategy: Strategy
     budget_s: float = 120.0
     seed: int = 0
+    account: bool = False
 
 
 @dataclasses.dataclass(slots=True)

@@ -36,7 +36,8 @@ class Worker:
     """Everything of ours in one pytest process.
 
     ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps (0 or 1), ``budget_s``
-    the seconds that one recovery may take, ``seed`` of all that is drawn. ``held`` are the leases that have not ended.
+    the seconds that one recovery may take, ``seed`` of all that is drawn, ``account``
+    whether to measure what recoveries cost. ``held`` are the leases that have not ended.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Worker:
         budget_s: float = 120.0,
         seed: int = 0,
         ledgers: Path | None = None,
+        account: bool = False,
     ) -> None:
         self.run_id = run_id
         self.worker = worker
@@ -60,6 +62,7 @@ class Worker:
         self.record = record
         self._budget_s = budget_s
         self._seed = seed
+        self._account = account
         self._ledgers = Ledgers(ledgers)
         self._ort = ort
         self._headed = headed
@@ -89,7 +92,13 @@ class Worker:
         live = self.call(scope.__aenter__(), deadline=_LEASE_S)
         try:
             terms = Terms(
-                self.run_id, test_id, self.worker, strategy or self.strategy, budget_s=self._budget_s, seed=self._seed
+                self.run_id,
+                test_id,
+                self.worker,
+                strategy or self.strategy,
+                budget_s=self._budget_s,
+                seed=self._seed,
+                account=self._account,
             )
             lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
             lease.life = Life(self._ledgers.of(test_id), live.name, live.probe.evidence)
