@@ -28,7 +28,9 @@ class ComponentError(BaseInjector):
     misfits: ClassVar[Mapping[FaultPoint, str]] = {
         FaultPoint.MID_LOAD: "a model that is still being loaded has no session that could be broken",
         FaultPoint.MID_TRANSFER: "the model has run by the time its answer travels",
+        FaultPoint.DURING_RECOVERY: "a lane that is being mended holds no model yet that could be broken",
         FaultPoint.AFTER: "no request comes after the answer that could meet it",
+        FaultPoint.RANDOM: "at a moment after the run no request would meet it",
     }
 
     async def _break(self, target: FaultTarget, deadline: float) -> None:
