@@ -80,8 +80,12 @@ OPTIONS: tuple[Option, ...] = (
         "fault",
         "faults",
         "FAULT[@POINT][,...]",
-        "Faults to cause in every test on a lane, such as browser_crash@mid_request,device_lost. Points: before, "
-        "mid_request (default).",
+        "Faults to cause in tests on a lane, one a test, chosen by the seed: such as browser_crash@before,device_lost. "
+        "Faults: connection_lost, connection_stalled, network_latency, network_bandwidth, network_jitter, page_crash, "
+        "page_reload, browser_crash, device_lost, device_destroyed, component_timeout, component_error, "
+        "out_of_memory, partial_result, worker_crash, cascade, multi_browser, staggered; or the level low, medium, "
+        "high or critical, which stands for a set of them. Points: before, mid_request (default), mid_load, "
+        "mid_transfer, during_recovery, after, random.",
     ),
     Option(
         "recovery",

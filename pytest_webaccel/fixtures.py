@@ -154,19 +154,21 @@ def _strict_and_family(item: pytest.Item) -> tuple[bool, str]:
 
 def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None) -> list[FaultPlan]:
     """Return the faults of the test's requests, in order: its markers', else one of the run's."""
-    from pytest_webaccel.faults import INJECTORS
-    from pytest_webaccel.faults.schedule import FaultSchedule, choose
-    from pytest_webaccel.markers import fault_plans
+    from pytest_webaccel.faults.plans import pick_plan
+    from pytest_webaccel.faults.schedule import FaultSchedule
+    from pytest_webaccel.markers import fault_choices
     from pytest_webaccel.recovery.worker_restart import no_worker
     from pytest_webaccel.terms import Strategy
 
     seed = session.settings.seed
-    marked = fault_plans(item)
-    for plan in marked:
-        if reason := INJECTORS[plan.fault].meaning(probe):
-            pytest.skip(f"fault {plan.fault} has no meaning on {probe.lane}: {reason}")
-    chosen = choose(session.settings.faults, seed, item.nodeid, lambda fault: not INJECTORS[fault].meaning(probe))
-    plans = marked or ((chosen,) if chosen is not None else ())
+    marked: list[FaultPlan] = []
+    for number, choice in enumerate(fault_choices(item)):
+        plan, reason = pick_plan(choice, seed, f"{item.nodeid}\0{number}" if number else item.nodeid, probe)
+        if plan is None:
+            pytest.skip(reason)
+        marked.append(plan)
+    chosen, _ = pick_plan(session.settings.faults, seed, item.nodeid, probe)
+    plans = tuple(marked) or ((chosen,) if chosen is not None else ())
     if strategy is not None:
         plans = tuple(dataclasses.replace(plan, recovery=strategy) for plan in plans)
     default = session.settings.recovery

@@ -8,6 +8,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faults.plans import plans_of
 from pytest_webaccel.terms import (
     ACCELERATED,
     Backend,
@@ -18,6 +19,7 @@ from pytest_webaccel.terms import (
     FaultPlan,
     FaultPoint,
     Lane,
+    Level,
     ProbeResult,
     Strategy,
 )
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["Requirement", "check", "fault_plans", "requirement"]
+__all__ = ["Requirement", "check", "fault_choices", "fault_plans", "requirement"]
 
 Word = TypeVar("Word", bound=enum.StrEnum)
 
@@ -113,26 +115,35 @@ def _requirement_arguments(marker: pytest.Mark) -> dict[str, Any]:
 
 
 def fault_plans(node: pytest.Item) -> tuple[FaultPlan, ...]:
-    """Return the plans of the test's ``fault`` markers, outermost first.
+    """Return the plans of the test's ``fault`` markers, outermost first, those of a level all.
 
     Raises ConfigurationError naming the test, the marker and the bad argument.
     """
-    plans = []
+    return tuple(plan for choice in fault_choices(node) for plan in choice)
+
+
+def fault_choices(node: pytest.Item) -> tuple[tuple[FaultPlan, ...], ...]:
+    """Return, for each of the test's ``fault`` markers, outermost first, the plans to choose one from.
+
+    That is one plan where the marker names a fault, several where it names a level. Raises ConfigurationError naming
+    the test, the marker and the bad argument.
+    """
+    choices = []
     for marker in reversed(list(node.iter_markers("fault"))):
         with _blame(node, marker):
-            plans.append(_plan(*marker.args, **marker.kwargs))
-    return tuple(plans)
+            choices.append(_plan(*marker.args, **marker.kwargs))
+    return tuple(choices)
 
 
-def _plan(name: str, recovery: str | None = None, at: str = FaultPoint.MID_REQUEST, times: int = 1) -> FaultPlan:
+def _plan(
+    name: str, recovery: str | None = None, at: str = FaultPoint.MID_REQUEST, times: int = 1
+) -> tuple[FaultPlan, ...]:
     if isinstance(times, bool) or not isinstance(times, int) or times < 1:
         raise ValueError(f"times={times!r} is not a whole number from 1")
-    return FaultPlan(
-        fault=_word(Fault, "name", name),
-        at=_word(FaultPoint, "at", at),
-        times=times,
-        recovery=None if recovery is None else _word(Strategy, "recovery", recovery),
-    )
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} is not a word (known: {', '.join([*Fault, *Level])})")
+    how = None if recovery is None else _word(Strategy, "recovery", recovery)
+    return plans_of(name, _word(FaultPoint, "at", at), times, how)
 
 
 def check(item: pytest.Item) -> None:
@@ -144,7 +155,7 @@ def check(item: pytest.Item) -> None:
     fixtures: Sequence[str] = getattr(item, "fixturenames", ())
     ours = any(name.startswith("webaccel") for name in fixtures) or item.get_closest_marker("webaccel") is not None
     faults = [marker.args[0] if marker.args else None for marker in item.iter_markers("fault")]
-    if not ours and not any(isinstance(name, str) and name in set(Fault) for name in faults):
+    if not ours and not any(isinstance(name, str) and name in {*Fault, *Level} for name in faults):
         return  # a marker of somebody else's that happens to be called fault
     requirement(item)
     plans = fault_plans(item)

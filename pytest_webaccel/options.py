@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.declarations import OPTIONS, Option
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faults.plans import plans_of
 from pytest_webaccel.terms import Backend, Browser, Fault, FaultPlan, FaultPoint, Lane, Mode, Strategy
 from pytest_webaccel.words import pick
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-__all__ = ["Settings", "parse_fault"]
+__all__ = ["Settings", "parse_faults"]
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
@@ -45,12 +46,10 @@ def _lane(text: str) -> Lane:
         raise ValueError(f"lane {text!r}: {error}") from error
 
 
-def parse_fault(text: str) -> FaultPlan:
-    """Return the plan that ``FAULT`` or ``FAULT@POINT`` names; raises ValueError."""
+def parse_faults(text: str) -> tuple[FaultPlan, ...]:
+    """Return the plan that ``FAULT`` or ``FAULT@POINT`` names, or those of a level; raises ValueError."""
     name, separator, point = text.partition("@")
-    if not separator:
-        return FaultPlan(pick(Fault, name))
-    return FaultPlan(pick(Fault, name), pick(FaultPoint, point))
+    return plans_of(name, pick(FaultPoint, point)) if separator else plans_of(name)
 
 
 def _switch(text: str, _base: Path) -> bool:
@@ -108,7 +107,7 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "backends": lambda text, _: tuple(pick(Backend, part) for part in _parts(text)),
     "lanes": lambda text, _: tuple(_lane(part) for part in _parts(text)),
     "mode": lambda text, _: pick(Mode, text),
-    "faults": lambda text, _: tuple(parse_fault(part) for part in _parts(text)),
+    "faults": lambda text, _: tuple(dict.fromkeys(plan for part in _parts(text) for plan in parse_faults(part))),
     "recovery": lambda text, _: pick(Strategy, text),
     "budget_s": _budget,
     "spares": _spares,

@@ -354,6 +354,8 @@ class Lease:
         injector = INJECTORS[plan.fault]
         if reason := injector.meaning(self.lane.probe):
             raise FaultError(f"lane {self.lane.name}: fault {plan.fault} has no meaning here: {reason}")
+        if reason := injector.misfit(plan.at):
+            raise FaultError(f"lane {self.lane.name}: fault {plan.fault} can never fire at {plan.at}: {reason}")
         return injector.drawn(chance_of(self.terms.seed, self.terms.test_id, self.requests), self.lane.probe)
 
     def _take_caused(self) -> Story | None:
