@@ -178,8 +178,9 @@ MARKERS: tuple[str, ...] = (
         "each takes a word or a list of words."
     ),
     (
-        "fault(name, recovery=, at=, times=): cause the fault (connection_lost, browser_crash, device_lost) during the "
-        "test and recover by the strategy (simple, progressive, parallel, coordinated, none, worker_restart); at is before or mid_request, times how often."
+        "fault(name, recovery=, at=, times=): cause the fault (one that --webaccel-fault knows, or one of a level) during "
+        "the test and recover by the strategy (simple, progressive, parallel, coordinated, none, worker_restart); at is "
+        "before, mid_request, mid_load, mid_transfer, during_recovery, after or random, times how often."
     ),
 )
 
