@@ -105,7 +105,9 @@ class Connection(asyncio.Protocol):
         waiting = _Call(method, session, self._loop.create_future())
         self._calls[identifier] = waiting
         try:
-            return await asyncio.wait_for(waiting.answer, deadline)
+            # Not wait_for, which before Python 3.12 loses a cancellation that comes together with the answer.
+            async with asyncio.timeout(deadline):
+                return await waiting.answer
         except TimeoutError:
             raise BrowserError(f"{self._where}: {method} was not answered within {deadline:.1f} s") from None
         finally:

@@ -10,6 +10,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.browsers.cdp import Connection
+from pytest_webaccel.browsers.chromium_processes import GpuWatch, Renderers, process_ids
 from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
 from pytest_webaccel.browsers.profiles import Profile, sweep
 from pytest_webaccel.browsers.settings import chromium_arguments
@@ -30,8 +31,12 @@ _ENDPOINT = re.compile(rb"DevTools listening on (ws://\S+)\r?\n")
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf"), "-0": -0.0}
 #: The element through which local files are handed to the page.
 _FILE_INPUT = "document.getElementById('webaccel-files')"
-#: Seconds that are given to closing a page that is being replaced; a crashed one may not answer.
-_CLOSE_DEADLINE = 2.0
+#: Address that a page is sent to on its way back to its own.
+_ELSEWHERE = "about:blank"
+#: Seconds in which a page closes that is well. One that hangs would be there for half a second more; it is killed.
+_CLOSE_S = 0.08
+#: Seconds in which a page crashes that is told to; the process of one that cannot is killed.
+_CRASH_S = 0.25
 
 
 class ChromiumDriver:
@@ -62,13 +67,23 @@ class ChromiumDriver:
         self._endpoint: str | None = None
         self._target = ""
         self._session = ""
+        self._url = ""
         self._crashed: set[str] = set()
+        self._closing: dict[str, asyncio.Future[None]] = {}
+        self._renderers = Renderers()
+        self._gpu: GpuWatch | None = None
+        self._crashing: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
     def browser(self) -> Browser:
         """Which browser this drives."""
         return self._installation.browser
+
+    @property
+    def takes_files(self) -> bool:
+        """True: the protocol hands files over."""
+        return True
 
     @property
     def installation(self) -> Installation:
@@ -101,7 +116,7 @@ class ChromiumDriver:
         return f"{self.browser} ({self._installation.executable})"
 
     def on_damage(self, listener: DamageListener) -> None:
-        """Have ``listener`` called, in the loop, for a crashed page or an exited browser."""
+        """Have ``listener`` called, in the loop, for a crashed page, an ended GPU process or an exited browser."""
         self._listeners.append(listener)
 
     async def start(self, *, deadline: float) -> None:
@@ -146,6 +161,7 @@ class ChromiumDriver:
         connection = self._connection = Connection(self._where)
         connection.listen(self._event)
         connection.attach(await process.connect(connection))
+        self._gpu = GpuWatch(connection, process.pid, self._gpu_ended)
         self._version = (await connection.call("Browser.getVersion", deadline=deadline))["product"].partition("/")[2]
         await connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline)
         if self._debugging_port:
@@ -166,6 +182,10 @@ class ChromiumDriver:
         for listener in list(self._listeners):
             listener(damage)
 
+    def _gpu_ended(self, pid: int) -> None:
+        if not self._stopping and self.pid is not None:
+            self._report(Symptom.DEVICE_LOST, f"{self._where}: its GPU process {pid} ended")
+
     def _event(self, method: str, parameters: Mapping[str, Any], session: str) -> None:
         if method == "Inspector.targetCrashed" and session and session == self._session:
             self._page_crashed(self._target)
@@ -173,6 +193,10 @@ class ChromiumDriver:
             self._page_crashed(parameters.get("targetId", ""))
         elif method == "Target.detachedFromTarget" and self._connection is not None:
             self._connection.fail_session(parameters.get("sessionId", ""), "the page was closed")
+        elif method == "Target.targetDestroyed":
+            closed = self._closing.get(parameters.get("targetId", ""))
+            if closed is not None and not closed.done():
+                closed.set_result(None)
 
     def _page_crashed(self, target: str) -> None:
         if not target or target != self._target or target in self._crashed:
@@ -190,30 +214,62 @@ class ChromiumDriver:
         return self._connection, self._session
 
     async def open(self, url: str, *, deadline: float) -> None:
-        """Show ``url`` in a fresh page, wait for its load event, and close the page that was there."""
+        """Show ``url`` in a fresh page, wait for its load event; the page that was there is closed before."""
         if self._connection is None or self.pid is None:
             raise BrowserError(f"{self._where} is not running; start it first")
         connection, old = self._connection, self._target
         self._target = self._session = ""
+        self._url = url
+        self._renderers.kill_stopped()
         try:
             async with asyncio.timeout(deadline):
-                target = await connection.call("Target.createTarget", {"url": "about:blank"}, deadline=deadline)
-                attached = await connection.call(
-                    "Target.attachToTarget", {"targetId": target["targetId"], "flatten": True}, deadline=deadline
-                )
-                self._target, self._session = target["targetId"], attached["sessionId"]
+                target = await self._create(connection, deadline)
                 # The old page goes before the new one loads: two pages of one lane must never meet.
-                await self._close(connection, old)
+                if not await self._close(connection, old, deadline):
+                    await self._renderers.kill(connection, deadline=deadline)  # the new page's may be among them
+                    await self._close(connection, target, deadline)
+                    target = await self._create(connection, deadline)
+                attached = await connection.call(
+                    "Target.attachToTarget", {"targetId": target, "flatten": True}, deadline=deadline
+                )
+                self._target, self._session = target, attached["sessionId"]
                 await self._navigate(connection, self._session, url, deadline)
         except TimeoutError:
             raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
+        if self._gpu is not None:
+            self._gpu.begin()
 
-    async def _close(self, connection: Connection, target: str) -> None:
-        if target:
-            self._crashed.discard(target)
-            # A crashed or hung page may refuse; the new page does not depend on it.
-            with contextlib.suppress(BrowserError):
-                await connection.call("Target.closeTarget", {"targetId": target}, deadline=_CLOSE_DEADLINE)
+    async def _create(self, connection: Connection, deadline: float) -> str:
+        created = await connection.call("Target.createTarget", {"url": "about:blank"}, deadline=deadline)
+        return str(created["targetId"])
+
+    async def _close(self, connection: Connection, target: str, deadline: float) -> bool:
+        """Close a page; return whether it was gone within the time that one takes which is well."""
+        if not target:
+            return True
+        self._crashed.discard(target)
+        closed = self._closing[target] = asyncio.get_running_loop().create_future()
+        try:
+            await connection.call("Target.closeTarget", {"targetId": target}, deadline=deadline)
+            async with asyncio.timeout(_CLOSE_S):
+                await closed
+        except TimeoutError:
+            return False
+        except BrowserError:
+            return True  # it is gone already
+        finally:
+            del self._closing[target]
+        return True
+
+    async def reload(self, *, deadline: float) -> None:
+        """Have the page navigate away and back to its own address: the same tab, another document."""
+        connection, session = self._attached()
+        try:
+            async with asyncio.timeout(deadline):
+                for url in (_ELSEWHERE, self._url):
+                    await self._navigate(connection, session, url, deadline)
+        except TimeoutError:
+            raise BrowserError(f"{self._where}: {self._url} was not there again within {deadline:.1f} s") from None
 
     async def _navigate(self, connection: Connection, session: str, url: str, deadline: float) -> None:
         loaded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -294,19 +350,34 @@ class ChromiumDriver:
             connection.post("Runtime.releaseObject", {"objectId": handle}, session=session)
 
     def crash_page(self) -> None:
-        """Have the page's process crash. Never answered by the browser; seen as ``page_crashed`` damage."""
+        """Have the page's process crash, and kill it where it does not. Seen as ``page_crashed`` damage."""
         connection, session = self._attached()
-        connection.post("Page.crash", session=session)
+        connection.post("Page.crash", session=session)  # never answered
+        if self._renderers.stopped:
+            self._renderers.kill_stopped()
+        else:
+            self._crashing = asyncio.get_running_loop().create_task(self._crash_surely(connection, self._target))
+
+    async def _crash_surely(self, connection: Connection, target: str) -> None:
+        await asyncio.sleep(_CRASH_S)
+        if target == self._target and target not in self._crashed:
+            with contextlib.suppress(BrowserError):  # the browser is gone, and the page with it
+                await self._renderers.kill(connection, deadline=_CRASH_S)
+
+    async def stop_page(self, *, deadline: float) -> None:
+        """SIGSTOP the processes of pages: none answers, nothing is closed, the browser itself goes on."""
+        connection, _ = self._attached()
+        await self._renderers.stop(connection, deadline=deadline)
+
+    def resume_page(self) -> None:
+        """SIGCONT what :meth:`stop_page` stopped and still is there."""
+        self._renderers.resume()
 
     async def gpu_process(self, *, deadline: float) -> int | None:
         """Return the process id of the GPU process, None while there is none."""
         if self._connection is None or self.pid is None:
             raise BrowserError(f"{self._where} is not running; start it first")
-        answer = await self._connection.call("SystemInfo.getProcessInfo", deadline=deadline)
-        for process in answer["processInfo"]:
-            if process["type"].upper() == "GPU" and process["id"] != self.pid:
-                return int(process["id"])
-        return None
+        return next(iter(await process_ids(self._connection, "GPU", deadline=deadline)), None)
 
     async def crash_gpu(self, *, deadline: float) -> None:
         """SIGKILL the browser's GPU process; returns once that process is gone.
@@ -330,14 +401,19 @@ class ChromiumDriver:
         """End the whole process tree and remove the profile. Never raises, may be called twice."""
         self._stopping = True
         process, profile = self._process, self._profile
+        if self._crashing is not None:
+            self._crashing.cancel()
+        if self._gpu is not None:
+            self._gpu.end()
         if process is not None:
             await process.end(deadline=deadline)
         if self._connection is not None:
             self._connection.close("the browser was stopped")
         if profile is not None:
             await profile.remove(deadline=max(1.0, deadline / 2))
-        self._process = self._profile = self._connection = self._endpoint = None
+        self._process = self._profile = self._connection = self._endpoint = self._gpu = self._crashing = None
         self._target = self._session = ""
+        self._renderers = Renderers()
 
 
 def _find_endpoint(output: bytes) -> str | None:

@@ -236,7 +236,8 @@ async def _wait_one(pid: int, deadline: float) -> bool:
     ended = asyncio.Event()
     loop.add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), deadline)
+        async with asyncio.timeout(deadline):
+            await ended.wait()
     except TimeoutError:
         return False
     finally:

@@ -46,6 +46,7 @@ _ALWAYS = (
         "CertificateTransparencyComponentUpdater,InterestFeedContentSuggestions",
         "services that reach for the network or show their own windows",
     ),
+    Setting("--disable-back-forward-cache", "a page that was left is gone, with its process and its memory"),
     Setting("--metrics-recording-only", "no metrics are sent"),
     Setting("--mute-audio", "models of audio must not be heard"),
     Setting("--no-default-browser-check", "no question at the start"),
