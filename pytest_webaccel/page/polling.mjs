@@ -35,13 +35,13 @@ function hasten(queue, work) {
 /** Has `mapAsync` and `onSubmittedWorkDone` of every device made from now on answer as soon as the work is done. */
 export function hastenWaits() {
   const { createBuffer } = GPUDevice.prototype;
-  GPUDevice.prototype.createBuffer = function (descriptor) {
+  GPUDevice.prototype.createBuffer = function (/** @type {GPUBufferDescriptor} */ descriptor) {
     const buffer = createBuffer.call(this, descriptor);
     queues.set(buffer, this.queue);
     return buffer;
   };
   const { mapAsync } = GPUBuffer.prototype;
-  GPUBuffer.prototype.mapAsync = function (...range) {
+  GPUBuffer.prototype.mapAsync = function (/** @type {[mode: number, offset?: number, size?: number]} */ ...range) {
     const mapped = mapAsync.apply(this, range);
     const queue = queues.get(this);
     return queue ? hasten(queue, mapped) : mapped;
