@@ -373,6 +373,11 @@ class ChromiumDriver:
         """SIGCONT what :meth:`stop_page` stopped and still is there."""
         self._renderers.resume()
 
+    async def page_processes(self, *, deadline: float) -> Sequence[int]:
+        """Return the ids of the processes of pages: the lane's, and the empty one that keeps the browser open."""
+        connection, _ = self._attached()
+        return await process_ids(connection, "renderer", deadline=deadline)
+
     async def gpu_process(self, *, deadline: float) -> int | None:
         """Return the process id of the GPU process, None while there is none."""
         if self._connection is None or self.pid is None:

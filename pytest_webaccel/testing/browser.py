@@ -152,6 +152,7 @@ class FakeDriver:
         """Return None: there is no process."""
         del deadline
         self._require_running("name its processes")
+        return None
 
     async def page_processes(self, *, deadline: float) -> Sequence[int]:
         """Return nothing: there is no process."""
