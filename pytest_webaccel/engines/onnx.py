@@ -204,12 +204,22 @@ class OnnxEngine:
         *,
         deadline: float,
         hold: bool = False,
+        held: Mapping[str, str] | None = None,
+        keep: Mapping[str, str] | None = None,
     ) -> int:
-        """Send a run of checked ``feeds`` and return its request id."""
+        """Send a run of checked ``feeds`` and return its request id.
+
+        ``held`` feeds inputs with tensors that the page holds, by the key of each; ``keep`` has it hold outputs under
+        keys. A kept output is sent back only where it is named in ``outputs`` or they are all asked for.
+        """
         known = [info.name for info in model.info.outputs]
         if unknown := [name for name in outputs or () if name not in known]:
             raise ModelError(f"model {model.info}: it has no output {', '.join(unknown)}; it has {', '.join(known)}.")
-        args = {"model": model.key, "outputs": list(outputs) if outputs is not None else None}
+        args: dict[str, Any] = {"model": model.key, "outputs": list(outputs) if outputs is not None else None}
+        if held:
+            args["held"] = dict(held)
+        if keep:
+            args["keep"] = dict(keep)
         return self.channel.send("run", args, tensors=feeds, deadline=deadline, hold=hold)
 
     async def answer(self, model: LoadedModel, request_id: int) -> Reply:

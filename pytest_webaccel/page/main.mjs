@@ -2,6 +2,7 @@
 
 import { LaneDevice } from "./device.mjs";
 import { takeFile, watchFiles } from "./files.mjs";
+import { HeldTensors } from "./held.mjs";
 import { OnnxEngine, OperationError } from "./onnx.mjs";
 import { PageSession } from "./session.mjs";
 
@@ -31,12 +32,14 @@ const session = new PageSession(
 );
 const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
 const onnx = new OnnxEngine(device);
+const held = new HeldTensors();
 
 /** @type {Record<string, (request: Request) => Promise<Outcome>>} */
 const operations = {
   /** First operation of a lane and first after a loss: a device that answers, nothing left from before. */
   renew: async () => {
     onnx.reset();
+    held.reset();
     try {
       return { value: { generation: await device.renew() } };
     } catch (error) {
@@ -44,14 +47,29 @@ const operations = {
     }
   },
   ping: async () => ({
-    value: { generation: device.generation, lost: device.isLost || !(await device.answers(DEVICE_MS)) },
+    value: {
+      generation: device.generation,
+      lost: device.isLost || !(await device.answers(DEVICE_MS)),
+      models: [...onnx.loads.keys()],
+      held: held.statistics(),
+    },
   }),
   load: async ({ args, files }) => ({ value: await onnx.load(args, await takeFile(files[0], token)) }),
   run: async ({ args, tensors, files }) => {
     const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
-    return { tensors: await onnx.run(args, [...tensors, ...large]) };
+    const feeds = [...tensors, ...large, ...held.feeds(args.held ?? {})];
+    const kept = args.keep ?? {};
+    const fetched = args.outputs && [...new Set([...args.outputs, ...Object.keys(kept)])];
+    return { tensors: held.keep(await onnx.run({ ...args, outputs: fetched }, feeds), kept, args.outputs) };
   },
   unload: async ({ args }) => ({ value: await onnx.unload(args.model) }),
+  /** Keeps a tensor under a name; `free` forgets those named. */
+  hold: async ({ args, tensors, files }) => {
+    const [tensor] = files.length ? [await fileTensor(files[0], args.large[0])] : tensors;
+    held.hold(args.key, tensor);
+    return { value: held.statistics() };
+  },
+  free: async ({ args }) => ({ value: held.free(args.keys) }),
   /** A fault that the page itself causes. */
   harm: async ({ args }) => ({ value: await (await import("./harm.mjs")).harm(args, { device, onnx }) }),
   /** Three operations that do no work, to measure the bridge alone. */

@@ -93,7 +93,7 @@ export class OnnxEngine {
     this.device = device;
     /** @type {Map<string, any>} */
     this.sessions = new Map();
-    /** @type {Map<string, Promise<any>>} */
+    /** @type {Map<string, {wanted: boolean, done: Promise<any>}>} */
     this.loads = new Map();
     /** @type {Map<string, Promise<any>>} */
     this.modules = new Map();
@@ -144,20 +144,24 @@ export class OnnxEngine {
   async load(args, bytes) {
     // Asked for again by another request, after the answer to the first was lost: it is the same model, so the same load.
     const { loads } = this;
-    let load = loads.get(args.model);
-    if (!load) {
-      load = this.begin(args, bytes);
-      loads.set(args.model, load);
-      load.catch(() => loads.delete(args.model));
-    }
-    return load;
+    const under = loads.get(args.model);
+    if (under) return under.done;
+    /** @type {{wanted: boolean, done: Promise<any>}} */
+    const load = { wanted: true, done: Promise.resolve() };
+    load.done = this.begin(args, bytes, load);
+    loads.set(args.model, load);
+    load.done.catch(() => {
+      if (loads.get(args.model) === load) loads.delete(args.model);
+    });
+    return load.done;
   }
 
   /**
    * @param {{model: string, url: string, base: string, provider: string, placement: boolean, options?: any}} args
    * @param {ArrayBuffer} bytes
+   * @param {{wanted: boolean}} load
    */
-  async begin(args, bytes) {
+  async begin(args, bytes, load) {
     const { sessions } = this;
     const ort = await this.module(args.url, args.base);
     const provider =
@@ -170,6 +174,10 @@ export class OnnxEngine {
     try {
       const create = () => ort.InferenceSession.create(new Uint8Array(bytes), options);
       const [session, lines] = await this.orLost(tap.during(() => this.inTurn(create)));
+      if (!load.wanted) {
+        await within(session.release(), 5_000, "release");
+        throw new OperationError("unloaded", "the model was unloaded before it was loaded");
+      }
       sessions.set(args.model, { session, ort });
       const device = args.provider === "webgpu" ? await ort.env.webgpu?.device : null;
       if (device) this.device.watch(device, this.device.generation);
@@ -217,6 +225,8 @@ export class OnnxEngine {
    */
   async unload(model) {
     const entry = this.sessions.get(model);
+    const load = this.loads.get(model);
+    if (load) load.wanted = false; // one that is still under way is dropped when it is there
     this.sessions.delete(model);
     this.loads.delete(model);
     if (!entry || this.device.isLost) return { released: false };

@@ -250,7 +250,8 @@ class FakePage:
                 await self._sleep(seconds)
                 return {"generation": self._renew()}, {}
             case "ping":
-                return {"generation": self.generation, "lost": self.device_lost or self._harm.gpu_hangs}, {}
+                lost = self.device_lost or self._harm.gpu_hangs
+                return {"generation": self.generation, "lost": lost, **self.engine.statistics()}, {}
             case "harm":
                 return await self._harm.do(args["kind"], args), {}
             case "load":
@@ -263,6 +264,12 @@ class FakePage:
             case "unload":
                 self.engine.unload(args["model"])
                 return None, {}
+            case "hold":
+                large = [await self._tensor(file, args["large"][index]) for index, file in enumerate(request.files)]
+                (tensor,) = {**request.tensors, **dict(large)}.values()
+                return self.engine.hold(args["key"], tensor), {}
+            case "free":
+                return self.engine.free(args["keys"]), {}
             case "echo":
                 return args.get("value"), request.tensors
             case "sink":
