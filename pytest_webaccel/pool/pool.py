@@ -16,6 +16,7 @@ from pytest_webaccel.browsers.driver import Driver
 from pytest_webaccel.browsers.profiles import Profile
 from pytest_webaccel.engines.onnx import OrtCopy, Placement
 from pytest_webaccel.errors import LaneUnavailableError
+from pytest_webaccel.faults.device_lost import DeviceLost
 from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
 from pytest_webaccel.recovery.breaker import Breakers
@@ -156,7 +157,14 @@ class Pool:
 
     def _station(self, probe: ProbeResult) -> Station:
         assert self._ort_copy is not None
-        station = Station(probe.lane, self._make_driver(probe), self._bridge, self._ort_copy, self._placements)
+        station = Station(
+            probe.lane,
+            self._make_driver(probe),
+            self._bridge,
+            self._ort_copy,
+            self._placements,
+            device_in_gpu_process=DeviceLost().meaning(probe) is None,
+        )
         self._stations.add(station)
         return station
 

@@ -48,6 +48,8 @@ class Station:
     """One browser instance of a lane. Everything runs in the worker's loop.
 
     ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
+    ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
+    tells; elsewhere that end means nothing.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Station:
         bridge: Bridge,
         ort: OrtCopy,
         placements: dict[str, Placement],
+        *,
+        device_in_gpu_process: bool = False,
     ) -> None:
         self.lane = lane
         self.driver = driver
@@ -65,6 +69,7 @@ class Station:
         self.stand_ins: dict[str, LoadedModel] = {}
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
+        self._device_in_gpu_process = device_in_gpu_process
         self._bridge = bridge
         self._placements = placements
         self._ort = ort
@@ -272,7 +277,8 @@ class Station:
         await self.driver.offer_files(paths, deadline=deadline)
 
     def _driver_damage(self, damage: Damage) -> None:
-        self.channel.damaged(damage)
+        if damage.symptom is not Symptom.DEVICE_LOST or self._device_in_gpu_process:
+            self.channel.damaged(damage)
 
     def _note(self, damage: Damage) -> None:
         self.damages.append(damage)
