@@ -87,7 +87,7 @@ class Examination:
             f"  {self.ort_remedy}" if self.ort_remedy else f"  {self.ort}  {self.ort_folder}",
         ]
         if any(setting.flag == "--no-sandbox" for setting in chromium_settings()):
-            lines += ["", "Browsers run without their sandbox, because this user is root."]
+            lines += ["", "Chromium runs without its sandbox, because this user is root."]
         verdict = "ready" if self.healthy else "not ready: see what is missing above"
         return "\n".join([*lines, "", f"Verdict: {verdict}"])
 

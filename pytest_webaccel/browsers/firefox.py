@@ -143,7 +143,7 @@ class FirefoxDriver:
     async def _launch(self, deadline: float) -> None:
         profile = self._profile = Profile()
         (profile.path / "user.js").write_text(user_js(), encoding="utf-8")
-        startup_cache.restore(self._installation, profile.path)
+        await asyncio.to_thread(startup_cache.restore, self._installation, profile.path)
         arguments = [
             str(self._installation.executable),
             *firefox_arguments(headed=self._headed),
@@ -270,7 +270,7 @@ class FirefoxDriver:
 
     async def _find_page(self, leaving: Sequence[psutil.Process], deadline: float) -> psutil.Process | None:
         root = self.pid
-        found = [] if root is None else content.hosts(root, leaving)
+        found = [] if root is None else await asyncio.to_thread(content.hosts, root, leaving)
         if len(found) <= 1:
             return found[0] if found else None
         before = {process: content.processor_time(process) for process in found}
@@ -281,10 +281,13 @@ class FirefoxDriver:
     async def reload(self, *, deadline: float) -> None:
         """Have the lane's page navigate away and back to its own address: the same tab, another document."""
         self._attached()
-        async with asyncio.timeout(deadline):
-            await self._navigate("about:blank", deadline)
-            await self._navigate(self._url, deadline)
-            self._page = await self._find_page([], deadline)
+        try:
+            async with asyncio.timeout(deadline):
+                await self._navigate("about:blank", deadline)
+                await self._navigate(self._url, deadline)
+                self._page = await self._find_page([], deadline)
+        except TimeoutError:
+            raise BrowserError(f"{self._where}: {self._url} was not back within {deadline:.1f} s") from None
 
     async def evaluate(self, expression: str, *, deadline: float) -> object:
         """Return the JSON value of ``expression`` (promises awaited) in the lane's page.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from pytest_webaccel.browsers.locate import CHROMIUM_FAMILY
 from pytest_webaccel.terms import Browser
 
@@ -15,9 +17,15 @@ def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
 
         return chromium_arguments(headed=headed)
     if browser is Browser.FIREFOX:
-        from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
+        from pytest_webaccel.browsers.preferences import (
+            VULKAN_VARIABLES,
+            firefox_arguments,
+            firefox_environment,
+            user_js,
+        )
 
-        environment = sorted(f"{name}={value}" for name, value in firefox_environment().items())
+        chosen = {name: os.environ.get(name, "") for name in VULKAN_VARIABLES} | firefox_environment()
+        environment = sorted(f"{name}={value}" for name, value in chosen.items())
         return (*firefox_arguments(headed=headed), *environment, user_js())
     return (f"headed={headed}",)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "VULKAN_VARIABLES",
     "Preference",
     "firefox_arguments",
     "firefox_environment",
@@ -32,7 +33,7 @@ __all__ = [
 #: Name of SwiftShader's description for the Vulkan loader, beside its library.
 _ICD = "vk_swiftshader_icd.json"
 #: Variables by which a user names a Vulkan driver: the new name and the old one.
-_VULKAN = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
+VULKAN_VARIABLES = ("VK_DRIVER_FILES", "VK_ICD_FILENAMES")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,10 +186,10 @@ def vulkan_driver(*, gpu: bool | None = None) -> dict[str, str]:
     GPU it is our cache's SwiftShader: Mesa's lavapipe, the system's own, was seen to give silently wrong results
     past 65,535 iterations of a loop (docs/limitations.md).
     """
-    if any(os.environ.get(name) for name in _VULKAN) or (gpu if gpu is not None else has_gpu()):
+    if any(os.environ.get(name) for name in VULKAN_VARIABLES) or (gpu if gpu is not None else has_gpu()):
         return {}
     description = swiftshader()
-    return {} if description is None else dict.fromkeys(_VULKAN, str(description))
+    return {} if description is None else dict.fromkeys(VULKAN_VARIABLES, str(description))
 
 
 def firefox_environment(*, gpu: bool | None = None) -> dict[str, str]:

@@ -27,6 +27,8 @@ _FOLDER = "startupCache"
 _BUILD = "compatibility.ini"
 #: Bytes at most; what is larger is not what it should be.
 _LIMIT = 128 * 1024 * 1024
+#: Builds for which something is kept, about 17 MiB each.
+_BUILDS = 4
 
 
 def _place(installation: Installation) -> Path:
@@ -63,11 +65,11 @@ def keep(installation: Installation, profile: Path) -> None:
     source = profile / _FOLDER
     if not source.is_dir() or not (profile / _BUILD).is_file():
         return
-    files = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
-    if not files or sum(path.stat().st_size for path in files) > _LIMIT:
-        return
     target = _place(installation)
     with contextlib.suppress(OSError, shutil.Error):
+        files = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
+        if not files or sum(path.stat().st_size for path in files) > _LIMIT:
+            return
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         work = Path(tempfile.mkdtemp(prefix=".startup-", dir=target.parent))
         try:
@@ -77,3 +79,11 @@ def keep(installation: Installation, profile: Path) -> None:
             work.rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
+        _forget_old(target.parent)
+
+
+def _forget_old(parent: Path) -> None:
+    """Remove what is kept for builds that were not used lately, all but a few."""
+    kept = sorted((path for path in parent.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-_BUILDS]:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from pytest_webaccel.browsers import DRIVERS, Installation, find, probe
 from pytest_webaccel.browsers.doctor import examine
 from pytest_webaccel.browsers.launch import launch_facts
+from pytest_webaccel.browsers.preferences import swiftshader, vulkan_driver
 from pytest_webaccel.browsers.probe import (
     WEBGPU_OUTLIVES_GPU_PROCESS,
     WEBNN_LOST_WITH_GPU_PROCESS,
@@ -19,6 +22,7 @@ from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult
 
 WEBGPU = Lane(Browser.CHROMIUM, Backend.WEBGPU)
+SWIFTSHADER = swiftshader()  # before tests move the cache
 
 
 @pytest.fixture
@@ -144,7 +148,8 @@ def test_doctor_shows_browser_lanes_and_evidence(chromium, cache, monkeypatch):
     assert {lane["lane"] for lane in found.to_json()["lanes"]} >= {"chromium:webgpu", "chromium:webnn", "chromium:cpu"}
 
 
-def test_real_firefox_is_probed_named_and_said_to_have_no_gpu_process_to_lose(cache):
+def test_real_firefox_is_probed_named_and_said_to_have_no_gpu_process_to_lose(cache, monkeypatch):
+    monkeypatch.setattr("pytest_webaccel.browsers.preferences.swiftshader", lambda: SWIFTSHADER)
     firefox = find(Browser.FIREFOX)
     if firefox is None:
         pytest.skip("no Firefox is installed: run `python -m pytest_webaccel install firefox` as root")
@@ -155,10 +160,33 @@ def test_real_firefox_is_probed_named_and_said_to_have_no_gpu_process_to_lose(ca
     webgpu = results[Backend.WEBGPU]
     assert webgpu.works, webgpu.reason
     assert WEBGPU_OUTLIVES_GPU_PROCESS in webgpu.features
+    if vulkan_driver():
+        assert "SwiftShader" in webgpu.adapter
+        assert "loops-cut-short" not in webgpu.features
     assert webgpu.evidence is Evidence.SOFTWARE, "an adapter without a name is not shown to be hardware"
     meaning = INJECTORS[Fault.DEVICE_LOST].meaning(webgpu)
     assert meaning is not None
     assert "no GPU process" in meaning
+
+
+def mesa() -> str:
+    """Return the version of Mesa's drivers, as Debian knows it."""
+    if shutil.which("dpkg-query") is None:
+        return ""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", "mesa-vulkan-drivers"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def test_driver_that_ends_loops_early_is_told(cache, monkeypatch):
+    firefox, lavapipe = find(Browser.FIREFOX), Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+    if firefox is None or not lavapipe.is_file() or not mesa().startswith("22.3.6"):
+        pytest.skip("no Firefox with Mesa's lavapipe 22.3.6 is here, the driver that does")
+    monkeypatch.setenv("VK_DRIVER_FILES", str(lavapipe))
+    monkeypatch.setenv("VK_ICD_FILENAMES", str(lavapipe))
+    webgpu = next(one for one in probe_sync([firefox]) if one.lane.backend is Backend.WEBGPU)
+    assert webgpu.works, webgpu.reason
+    assert "loops-cut-short" in webgpu.features
+    assert webgpu.evidence is Evidence.SOFTWARE
 
 
 def test_firefox_joins_the_automatic_lanes_where_it_is_found(bare, tmp_path, monkeypatch):
@@ -185,6 +213,9 @@ def test_probe_is_made_again_where_anything_of_a_start_changes(browser, monkeypa
     assert before == launch_facts(browser, headed=False)
     assert before != launch_facts(browser, headed=True)
     if browser is Browser.FIREFOX:
+        monkeypatch.setenv("VK_DRIVER_FILES", "/elsewhere.json")
+        assert before != launch_facts(browser, headed=False)
+        monkeypatch.undo()
         monkeypatch.setattr("pytest_webaccel.browsers.preferences._BARE", ())
         assert before != launch_facts(browser, headed=False)
 
