@@ -94,6 +94,7 @@ class LiveLane:
         self.counts = {"leases": 0, "requests": 0, "recoveries": 0, "starts": 0, "damages": 0}
         self.in_use = asyncio.Lock()
         self._sparing = False
+        self._distrusted = False
         self._make_station = make_station
         self._chance = chance or random.Random()
         self._backoff = Backoff(first_s=0.1, cap_s=2.0)
@@ -165,12 +166,26 @@ class LiveLane:
             self._sparing = True
             self.behind(self._warm_spare())
 
+    def distrust(self, why: str) -> None:
+        """Note that the page holds what it should not, for a change could not be undone: it is replaced before long."""
+        _log.warning("lane %s: %s", self.name, why)
+        self._distrusted = True
+
+    async def _fresh_page(self, deadline: float) -> None:
+        self._distrusted = False
+        try:
+            await self.here.new_page(deadline=deadline)
+        except (WebAccelError, TimeoutError) as error:  # the look at the lane that follows restarts its browser
+            _log.warning("lane %s: its page could not be replaced: %s", self.name, error)
+
     async def settle(self, *, deadline: float = 30.0) -> bool:
         """Wait for repairs under way, then mend what is still broken; return whether the lane is whole."""
         self.repair_in_background()
         if self._background:  # what takes longer goes on
             await asyncio.wait(self._background, timeout=deadline)
         self._dismiss_guest()
+        if self._distrusted and self.station is not None:
+            await self._fresh_page(deadline)
         if self.station is not None and await self.station.healthy():
             return True
         if self.state in {LaneState.READY, LaneState.BUSY}:

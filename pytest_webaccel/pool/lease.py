@@ -27,6 +27,7 @@ from pytest_webaccel.pool.request import Arrays, Load, Ping, Request, Run
 from pytest_webaccel.pool.story import Story, Terms, contradiction, unplanned_row
 from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
 from pytest_webaccel.pool.target import LaneTarget
+from pytest_webaccel.pool.undoing import undo_load
 from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
 from pytest_webaccel.recovery.race import OWN_BROWSER, race
 from pytest_webaccel.recovery.strategies import STRATEGIES
@@ -92,7 +93,8 @@ class Lease:
         A fault planned for ``mid_load`` strikes here.
         """
         info = await asyncio.to_thread(inspect_model, source, self._folder)
-        async with self.transaction("load"):
+        async with self.transaction("load") as change:
+            undo_load(change, self.lane, info, build)
             loaded = await self._load(info, build, deadline)
         self.models[loaded.key] = info
         return loaded
@@ -150,7 +152,7 @@ class Lease:
 
     def transaction(self, kind: str) -> TransactionScope:
         """Return the scope of one change that this lease undertakes."""
-        return self._journal.transaction(kind, self.lane.name, self.terms.test_id)
+        return self._journal.transaction(kind, self.lane.name, self.terms.test_id, self.lane.distrust)
 
     def tell(self, story: Story) -> None:
         """Have ``story`` recorded when the lease ends."""
@@ -413,8 +415,7 @@ class Lease:
 
     def _settle_stories(self) -> None:
         """Record what came of earlier faults, now that this worker is about to die."""
-        told = [story for story in self._stories if story.outcome is not Outcome.UNKNOWN]
-        for story in told:
+        for story in [story for story in self._stories if story.outcome is not Outcome.UNKNOWN]:
             self._record(story.row(self.terms, self.lane, whole=True))
         self._stories = [story for story in self._stories if story.outcome is Outcome.UNKNOWN]
 

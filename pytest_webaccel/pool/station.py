@@ -185,6 +185,34 @@ class Station:
         self.ran.discard(model.key)
         await self.unless_fatal(self.channel.request("unload", {"model": model.key}, deadline=deadline))
 
+    async def forget(self, info: ModelInfo, build: OrtBuild, *, deadline: float) -> None:
+        """Have the page drop a model whose load did not come to its end, unless the page is gone with all it held."""
+        key = self.key(info, build)
+        self.loaded.pop(key, None)
+        self.ran.discard(key)
+        if self.answers:
+            await self.unless_fatal(self.channel.request("unload", {"model": key}, deadline=deadline))
+
+    async def hold(self, key: str, tensor: np.ndarray[Any, Any], *, deadline: float) -> None:
+        """Have the page keep ``tensor`` under ``key``, to feed runs with; what was held there before is freed."""
+        await self.unless_fatal(self.channel.request("hold", {"key": key}, tensors={key: tensor}, deadline=deadline))
+
+    async def free(self, keys: Sequence[str], *, deadline: float) -> None:
+        """Have the page free the tensors that it holds under ``keys``, unless it is gone with all that it held."""
+        if self.answers:
+            await self.unless_fatal(self.channel.request("free", {"keys": list(keys)}, deadline=deadline))
+
+    async def holding(self, *, deadline: float) -> dict[str, Any]:
+        """Return what the page itself says that it holds: ``models`` by name, ``held`` tensors (count, bytes)."""
+        reply = await self.unless_fatal(self.channel.request("ping", deadline=deadline))
+        return dict(reply.value) if isinstance(reply.value, dict) else {}
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a browser with a connected page, the one that this station knows."""
+        same = self.channel.session.instances == self._life
+        return self.driver.pid is not None and self.channel.connected and same
+
     @staticmethod
     def key(info: ModelInfo, build: OrtBuild) -> str:
         """Return a model's name in the page."""
