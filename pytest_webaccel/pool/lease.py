@@ -428,11 +428,13 @@ class Lease:
         idle = loop.time() - story.damage.at
         damage, fault_at = dataclasses.replace(story.damage, at=story.damage.at + idle), story.fault_at + idle
         if story.mild:
+            request.suspect = True
             try:
                 request.send()
                 answer = await request.answer()
             except DamagedLaneError as error:
                 damage = story.damage = error.damage
+                request.suspect = False
             else:
                 story.phases = Phases(total=(loop.time() - fault_at) * 1000)
                 return answer

@@ -35,13 +35,14 @@ class Request(abc.ABC, Generic[T]):
     """What is asked of a lane's page, once or, after damage, again.
 
     ``deadline`` is its own, in seconds. ``check`` raises for an answer that must not be delivered; it is asked of
-    answers that were asked for again.
+    answers that were asked for again. ``suspect`` has an operator's failure count as damage to the lane.
     """
 
     def __init__(self, lane: LiveLane, deadline: float) -> None:
         self._lane = lane
         self.deadline = deadline
         self.check: Callable[[T], None] = lambda answer: None
+        self.suspect = False
         self._station: Station = lane.here
         self._id = 0
 
@@ -147,7 +148,8 @@ class Run(Request["Reply"]):
             reply = await station.engine.answer(model, request_id)
         except ModelError as error:
             # A model that has run in this page fails in it for another reason than what it is fed.
-            if model.key in station.ran and isinstance(error.__cause__, RemoteError):
+            suspect = self.suspect or model.key in station.ran
+            if suspect and isinstance(error.__cause__, RemoteError):
                 damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
                 raise DamagedLaneError(damage, str(station.lane)) from error
             raise
