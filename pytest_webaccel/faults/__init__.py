@@ -13,6 +13,7 @@ from pytest_webaccel.faults.connection_stalled import ConnectionStalled
 from pytest_webaccel.faults.device_destroyed import DeviceDestroyed
 from pytest_webaccel.faults.device_lost import DeviceLost
 from pytest_webaccel.faults.injector import BaseInjector, FaultTarget, Injector
+from pytest_webaccel.faults.network import NetworkBandwidth, NetworkJitter, NetworkLatency
 from pytest_webaccel.faults.out_of_memory import Memory, OutOfMemory
 from pytest_webaccel.faults.page_crash import PageCrash
 from pytest_webaccel.faults.page_reload import PageReload
@@ -44,6 +45,9 @@ __all__ = [
 _ALL: tuple[Injector, ...] = (
     ConnectionLost(),
     ConnectionStalled(),
+    NetworkLatency(),
+    NetworkBandwidth(),
+    NetworkJitter(),
     PageCrash(),
     PageReload(),
     BrowserCrash(),

@@ -54,7 +54,7 @@ class ComponentTimeout(BaseInjector):
         fitting = [kind for kind in kinds if not kind.meaning(lane)]
         return chance.choice(fitting) if self.kind is None else ComponentTimeout(self.kind, patience_s=self.patience_s)
 
-    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:  # noqa: ARG002 - a signal takes no time
+    async def _undo(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - a signal takes no time
         """Let a stopped process go on. Nothing ends a loop but the end of what runs it."""
         if self.kind in {None, Hang.STOPPED}:
             target.driver.resume_page()

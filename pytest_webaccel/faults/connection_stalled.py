@@ -27,7 +27,7 @@ class ConnectionStalled(BaseInjector):
     def __init__(self, *, patience_s: float = 1.0) -> None:
         self.patience_s = patience_s
 
-    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:  # noqa: ARG002 - it takes no time
+    async def _undo(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - it takes no time
         """Let bytes pass again."""
         target.link.clear()
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pytest_webaccel.errors import DamagedLaneError, FaultError, WebAccelError
+from pytest_webaccel.errors import BridgeError, DamagedLaneError, FaultError, LaneUnavailableError, WebAccelError
 from pytest_webaccel.terms import Damage
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import Fault, FaultPoint, ProbeResult, Symptom
 
 __all__ = ["BaseInjector", "FaultTarget", "Injector", "first_of", "silent"]
+
+_log = logging.getLogger(__name__)
 
 #: Seconds between two words to a page that still answers.
 _PAUSE_S = 0.05
@@ -201,12 +204,19 @@ class BaseInjector(abc.ABC):
                 f"python -m pytest_webaccel doctor shows what the lane can do"
             ) from error
 
-    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:  # noqa: B027 - nothing by default
-        """Do nothing: the fault is a blow, which leaves nothing in place."""
+    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:
+        """Take away what the fault left in place; what was lost with page or browser is gone already."""
+        try:
+            await self._undo(target, deadline)
+        except (LaneUnavailableError, DamagedLaneError, BridgeError) as error:
+            _log.debug("%s: nothing left of %s to roll back: %s", target.probe.lane, self.fault, error)
 
     @abc.abstractmethod
     async def _break(self, target: FaultTarget, deadline: float) -> None:
         """Break what the fault breaks. What of ours it raises becomes a FaultError that says so."""
+
+    async def _undo(self, target: FaultTarget, deadline: float) -> None:  # noqa: B027 - nothing by default
+        """Do nothing: the fault is a blow, which leaves nothing in place."""
 
     async def _see(self, target: FaultTarget, deadline: float) -> Damage:
         """Return the damage once it is seen; TimeoutError where it is not."""

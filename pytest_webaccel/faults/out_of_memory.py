@@ -80,13 +80,12 @@ class OutOfMemory(BaseInjector):
         fitting = [kind for kind in kinds if not kind.meaning(lane)]
         return chance.choice(fitting) if self.memory is None else OutOfMemory(self.memory, spare_bytes=self.spare_bytes)
 
-    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:
+    async def _undo(self, target: FaultTarget, deadline: float) -> None:
         """Lift the limits, and have a page that lives give back what it took."""
         self._lift()
         if self._refused is not None:
             self._refused = None
-            with contextlib.suppress(DamagedLaneError):  # a page that was replaced meanwhile holds nothing
-                await target.harm("free", deadline=deadline)
+            await target.harm("free", deadline=deadline)
 
     async def _break(self, target: FaultTarget, deadline: float) -> None:
         on_gpu = self.memory is Memory.GPU

@@ -45,12 +45,12 @@ class PartialResult(BaseInjector):
         """Return the injector of one strike, its part drawn where it was left open."""
         return PartialResult(chance.choice(list(Part)) if self.part is None else self.part)
 
-    async def roll_back(self, target: FaultTarget, *, deadline: float) -> None:  # noqa: ARG002 - it takes no time
+    async def _undo(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - it takes no time
         """Let answers pass whole again."""
         target.link.clear()
 
     async def _break(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - it takes no time
         if self.part is Part.TRUNCATED:
-            target.link.truncate()
+            target.link.truncate(after_bytes=1)
         else:
             target.link.corrupt()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pytest_webaccel.faults.injector import BaseInjector
-from pytest_webaccel.terms import Fault
+from pytest_webaccel.terms import Fault, FaultPoint
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_webaccel.faults.injector import FaultTarget
     from pytest_webaccel.terms import ProbeResult
 
@@ -25,6 +27,9 @@ class WorkerCrash(BaseInjector):
 
     fault = Fault.WORKER_CRASH
     symptoms = frozenset()
+    misfits: ClassVar[Mapping[FaultPoint, str]] = {
+        FaultPoint.DURING_RECOVERY: "the first blow ends the worker, so nothing recovers in it",
+    }
 
     def meaning(self, lane: ProbeResult) -> str | None:  # noqa: ARG002 - the Protocol's signature
         """Return None in a worker of pytest-xdist, which is replaced; pytest's own process is not."""

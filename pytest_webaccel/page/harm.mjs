@@ -77,6 +77,9 @@ const kinds = {
     return { sessions: entries.length };
   },
 
+  /** Answers with `bytes` bytes, to measure how fast they come. No harm in itself. */
+  speak: async (_, { bytes }) => "x".repeat(bytes),
+
   /** Fills the page's heap until the process dies, or the engine says that there is no more. */
   heap: async () => {
     const blocks = /** @type {number[][]} */ ([]);

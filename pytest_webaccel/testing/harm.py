@@ -56,6 +56,8 @@ class PageHarm:
                 self._need_gpu()
                 self._exhausted = True
                 raise OperationError("memory", "GPUOutOfMemoryError: the fake GPU gives no more")
+            case "speak":
+                return "x" * int(args["bytes"])
             case "free":
                 self._exhausted = False
             case _:
