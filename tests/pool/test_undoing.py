@@ -1,4 +1,4 @@
-"""Roll-back really undoes: what failed half-way has left nothing in the page, and what cannot be undone costs the page."""
+"""Roll-back really undoes: what failed half-way leaves nothing in the page; what cannot be undone costs the page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pytest_webaccel.errors import ModelError
-from pytest_webaccel.pool.undoing import undo_holding
+from pytest_webaccel.pool.undoing import undo_holding, undo_load
+from pytest_webaccel.terms import Symptom
 from tests import models
 from tests.pool.conftest import live
 
@@ -20,13 +21,30 @@ async def contents(lease):
     return {name: found[name] for name in PAGE_EMPTY}
 
 
+async def until_loading(lease):
+    async with asyncio.timeout(30):
+        while not (await contents(lease))["models"]:  # noqa: ASYNC110 - the page says so only when it is asked
+            await asyncio.sleep(0.001)
+
+
+class FailedError(Exception):
+    pass
+
+
+async def failing(lease, kind, prepare, *work):
+    """Begin a change, do ``work``, and fail."""
+    async with lease.transaction(kind) as change:
+        prepare(change)
+        for coroutine in work:
+            await coroutine
+        raise FailedError
+
+
 def test_a_load_cut_short_leaves_no_model_behind():
     async def body(home):
         async with home.lease() as lease:
             load = asyncio.ensure_future(lease.load(models.scaled_sum(), None, deadline=30))
-            async with asyncio.timeout(30):
-                while not (await contents(lease))["models"]:
-                    await asyncio.sleep(0.001)
+            await until_loading(lease)
             load.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await load
@@ -52,12 +70,8 @@ def test_a_model_that_was_there_before_stays():
     async def body(home):
         async with home.lease() as lease:
             first = await lease.load(models.scaled_sum(), None, deadline=30)
-            with pytest.raises(RuntimeError):
-                async with lease.transaction("load") as change:
-                    from pytest_webaccel.pool.undoing import undo_load
-
-                    undo_load(change, lease.lane, first.info, first.build)
-                    raise RuntimeError
+            with pytest.raises(FailedError):
+                await failing(lease, "load", lambda change: undo_load(change, lease.lane, first.info, first.build))
             assert (await contents(lease))["models"] == [first.key]
 
     live(body)
@@ -86,11 +100,9 @@ def test_tensors_are_held_fed_and_freed():
 def test_tensors_of_a_change_that_fails_are_freed():
     async def body(home):
         async with home.lease() as lease:
-            with pytest.raises(RuntimeError):
-                async with lease.transaction("tensor") as change:
-                    undo_holding(change, lease.lane, ["mine"])
-                    await lease.lane.here.hold("mine", np.ones(4), deadline=5)
-                    raise RuntimeError
+            hold = lease.lane.here.hold("mine", np.ones(4), deadline=5)
+            with pytest.raises(FailedError):
+                await failing(lease, "tensor", lambda change: undo_holding(change, lease.lane, ["mine"]), hold)
             assert await contents(lease) == PAGE_EMPTY
 
     live(body)
@@ -101,10 +113,8 @@ def test_what_cannot_be_undone_is_told_and_costs_the_page():
         async with home.lease() as lease:
             await lease.lane.here.hold("left behind", np.ones(4), deadline=5)
             instances = lease.lane.here.channel.session.instances
-            with pytest.raises(RuntimeError) as told:
-                async with lease.transaction("tensor") as change:
-                    change.undo("taking hold", lambda: asyncio.sleep(60), deadline=1)
-                    raise RuntimeError("why it failed")
+            with pytest.raises(FailedError) as told:
+                await failing(lease, "tensor", lambda change: change.undo("it", lambda: asyncio.sleep(60), deadline=1))
             assert ["could not be undone" in note for note in told.value.__notes__] == [True]
             assert home.journal.statistics().not_undone == 1
             assert await lease.end()
@@ -117,11 +127,11 @@ def test_what_cannot_be_undone_is_told_and_costs_the_page():
 def test_a_page_that_is_gone_needs_no_undoing():
     async def body(home):
         async with home.lease() as lease:
-            with pytest.raises(RuntimeError):
-                async with lease.transaction("tensor") as change:
-                    undo_holding(change, lease.lane, ["mine"])
-                    lease.lane.here.driver.kill()
-                    raise RuntimeError
+            await lease.lane.here.hold("mine", np.ones(4), deadline=5)
+            lease.lane.here.driver.kill()
+            await lease.lane.here.damage({Symptom.BROWSER_EXITED}, deadline=5)
+            with pytest.raises(FailedError):
+                await failing(lease, "tensor", lambda change: undo_holding(change, lease.lane, ["mine"]))
             assert home.journal.statistics().not_undone == 0
 
     live(body)
