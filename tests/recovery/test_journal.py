@@ -206,3 +206,73 @@ class JournalRules(RuleBasedStateMachine):
 
 
 TestJournalRules = JournalRules.TestCase
+
+
+def failing(journal, *undos, error=ValueError, damage=None):
+    """Run a change that says how it is undone and then raises ``error``; return what came out."""
+
+    async def body():
+        async with journal.transaction("load", LANE, "", damage or (lambda why: None)) as change:
+            for what, do in undos:
+                change.undo(what, do, deadline=0.05)
+            raise error
+
+    with pytest.raises(error) as raised:
+        asyncio.run(body())
+    return raised.value
+
+
+def noting(done, word, error=None):
+    async def undo():
+        done.append(word)
+        if error is not None:
+            raise error
+
+    return word, undo
+
+
+def test_a_roll_back_undoes_what_was_done_last_step_first(journal, rows):
+    done: list[str] = []
+    failing(journal, noting(done, "first"), noting(done, "second"))
+    assert done == ["second", "first"]
+    assert states(rows) == ["started", "rolled_back"]
+    assert (journal.statistics().undone, journal.statistics().not_undone) == (2, 0)
+
+
+def test_a_change_that_is_committed_is_not_undone(journal):
+    done: list[str] = []
+
+    async def body():
+        async with journal.transaction("load", LANE) as change:
+            change.undo(*noting(done, "first"))
+
+    asyncio.run(body())
+    assert done == []
+
+
+def test_an_undoing_that_fails_or_hangs_keeps_no_other_from_being_done_and_is_told(journal, rows):
+    done: list[str] = []
+    damage: list[str] = []
+    hanging = ("hanging", lambda: asyncio.sleep(60))
+    undos = [noting(done, "first"), noting(done, "second", RuntimeError("stuck")), hanging]
+    error = failing(journal, *undos, damage=damage.append)
+    assert done == ["second", "first"]
+    assert error.__notes__ == damage
+    assert ["hanging could not be undone: no answer within 0.05 s" in damage[0], "stuck" in damage[1]] == [True, True]
+    assert states(rows) == ["started", "rolled_back"]
+    assert (journal.statistics().undone, journal.statistics().not_undone) == (1, 2)
+
+
+def test_a_scope_without_a_loop_tells_what_it_could_not_undo(journal):
+    damage: list[str] = []
+    scope = journal.transaction("load", LANE, "", damage.append)
+
+    def work():
+        with scope as change:
+            change.undo("it", lambda: asyncio.sleep(0))
+            raise ValueError
+
+    with pytest.raises(ValueError) as raised:  # noqa: PT011 - which error it is does not matter
+        work()
+    assert damage == raised.value.__notes__
+    assert "it was not undone" in damage[0]
