@@ -150,6 +150,13 @@ OPTIONS: tuple[Option, ...] = (
         "Your own onnxruntime-web, the package's folder or its dist/: the version you ship is the one tested.",
     ),
     Option(
+        "app",
+        "app",
+        "DIR|URL",
+        "Your own app for the fixture webaccel_page: the folder with its index.html, which is served on loopback, or "
+        "the address where it is served already.",
+    ),
+    Option(
         "executable",
         "executable",
         "FILE",
@@ -178,8 +185,8 @@ MARKERS: tuple[str, ...] = (
         "each takes a word or a list of words."
     ),
     (
-        "fault(name, recovery=, at=, times=): cause the fault (one that --webaccel-fault knows, or one of a level) during "
-        "the test and recover by the strategy (simple, progressive, parallel, coordinated, none, worker_restart); at is "
+        "fault(name, recovery=, at=, times=): cause the fault (as --webaccel-fault names it, or a level) during the "
+        "test and recover by the strategy (simple, progressive, parallel, coordinated, none, worker_restart); at is "
         "before, mid_request, mid_load, mid_transfer, during_recovery, after or random, times how often."
     ),
 )

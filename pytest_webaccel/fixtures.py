@@ -1,11 +1,13 @@
 """Fixtures: thin synchronous faces on the worker's lanes.
 
-``webaccel`` is a leased lane, ``webaccel_pool`` several, ``webaccel_faults`` breaks the leased one.
+``webaccel`` is a leased lane, ``webaccel_pool`` several, ``webaccel_page`` the user's own app in a browser;
+``webaccel_faults`` breaks the leased lane, or the app.
 Everything heavy is imported when the first of them is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,9 @@ from pytest_webaccel.declarations import PASSED_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from pytest_webaccel.app import AppFaults, AppLease, AppPage, Apps
     from pytest_webaccel.faces import Faults, PoolFace, WebAccel
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.scheduling.session import SessionInfo
     from pytest_webaccel.terms import FaultPlan, ProbeResult, Strategy
 
-__all__ = ["webaccel", "webaccel_faults", "webaccel_pool"]
+__all__ = ["webaccel", "webaccel_app", "webaccel_faults", "webaccel_page", "webaccel_pool"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 
@@ -129,11 +133,71 @@ def webaccel(_webaccel_lease: Lease, _webaccel_item: pytest.Item, _webaccel_work
 
 
 @pytest.fixture
-def webaccel_faults(_webaccel_lease: Lease, _webaccel_worker: Worker) -> Faults:
-    """Faults by hand on the leased lane: ``inject``, ``plan``, ``expect_recovery``."""
+def webaccel_app(pytestconfig: pytest.Config) -> str | Path | None:
+    """The app that ``webaccel_page`` shows, a folder or an address: ``--webaccel-app``, unless overridden."""
+    from pytest_webaccel.scheduling.session import session_of
+
+    return session_of(pytestconfig).settings.app
+
+
+@pytest.fixture(scope="session")
+def _webaccel_apps(pytestconfig: pytest.Config, _webaccel_worker: Worker) -> Apps:
+    from pytest_webaccel.app import Apps
+    from pytest_webaccel.scheduling.session import session_of
+
+    settings = session_of(pytestconfig).settings
+    return Apps(_webaccel_worker, headed=settings.headed, ort=settings.ort, seed=settings.seed)
+
+
+@pytest.fixture
+def _webaccel_app_lease(
+    request: pytest.FixtureRequest,
+    _webaccel_item: pytest.Item,
+    _webaccel_apps: Apps,
+    webaccel_lane: ProbeResult,
+    webaccel_app: str | Path | None,
+) -> Iterator[AppLease]:
+    from pytest_webaccel.app import objection, source_of
+    from pytest_webaccel.errors import WebAccelError
+
+    strict, _ = _strict_and_family(_webaccel_item)
+    if reason := objection(webaccel_app, webaccel_lane):
+        (pytest.fail if strict else pytest.skip)(reason)
+    # Playwright runs once in a thread: where pytest-playwright is at work, the one is its.
+    theirs = request.config.pluginmanager.hasplugin("playwright")
+    playwright = request.getfixturevalue("playwright") if theirs else None
+    with contextlib.ExitStack() as stack:
+        try:
+            source = source_of(webaccel_app)
+            lease = stack.enter_context(_webaccel_apps.lease(source, webaccel_lane, _webaccel_item.nodeid, playwright))
+        except WebAccelError as error:
+            pytest.fail(str(error), pytrace=False)
+        yield lease
+
+
+@pytest.fixture
+def webaccel_page(_webaccel_app_lease: AppLease) -> AppPage:
+    """The user's app (``--webaccel-app``) as a Playwright page, in a browser of the leased lane's kind.
+
+    The test is run once for each lane that fits its ``webaccel`` marker, with the lane in its id.
+    """
+    return _webaccel_app_lease.page
+
+
+@pytest.fixture
+def webaccel_faults(
+    request: pytest.FixtureRequest,
+    _webaccel_worker: Worker,
+    webaccel_lane: ProbeResult,  # noqa: ARG001 - either lease takes it; named here, it parametrises the test
+    webaccel_strategy: Strategy | None,  # noqa: ARG001 - likewise
+) -> Faults | AppFaults:
+    """Faults by hand: ``inject``, ``plan``, ``expect_recovery``; on the app in a test that uses ``webaccel_page``."""
+    if "webaccel_page" in request.fixturenames:
+        lease: AppLease = request.getfixturevalue("_webaccel_app_lease")
+        return lease.faults
     from pytest_webaccel.faces import Faults
 
-    return Faults(_webaccel_worker, _webaccel_lease)
+    return Faults(_webaccel_worker, request.getfixturevalue("_webaccel_lease"))
 
 
 @pytest.fixture

@@ -164,6 +164,12 @@ def check(item: pytest.Item) -> None:
             f"{item.nodeid}: @pytest.mark.fault({str(plans[0].fault)!r}) on a test that uses no lane, so nothing would "
             "break; take the fixture webaccel (or webaccel_pool) in the test, or drop the marker"
         )
+    if plans and "webaccel_page" in fixtures and not {"webaccel", "webaccel_pool"} & set(fixtures):
+        raise ConfigurationError(
+            f"{item.nodeid}: @pytest.mark.fault({str(plans[0].fault)!r}) on a test of an app: a planned fault strikes a "
+            "webaccel.run(...), and the app runs by itself, so nothing would break; take the fixture webaccel_faults and "
+            f"call webaccel_faults.inject({str(plans[0].fault)!r}) at the moment that you mean"
+        )
 
 
 class _blame:  # noqa: N801 - reads as a statement at its two uses

@@ -67,6 +67,12 @@ def _path(text: str, base: Path) -> Path:
     return base / Path(text).expanduser()
 
 
+def _app(text: str, base: Path) -> str:
+    if not text.strip():
+        raise ValueError("neither a folder nor an address is given")
+    return text.strip() if "://" in text else str(_path(text, base))
+
+
 def _seed(text: str, _base: Path) -> int:
     try:
         seed = int(text)
@@ -118,6 +124,7 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "min_success": lambda text, _: _number(text, 0, 1, ""),
     "max_recovery_ms": lambda text, _: _number(text, 0, 1e9, "ms"),
     "ort": _path,
+    "app": _app,
     "executable": _path,
     "headed": _switch,
     "doctor": _switch,
@@ -147,6 +154,7 @@ class Settings:
     min_success: float | None = None
     max_recovery_ms: float | None = None
     ort: Path | None = None
+    app: str | None = None
     headed: bool = False
     doctor: bool = False
     executable: Path | None = None

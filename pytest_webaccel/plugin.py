@@ -13,12 +13,16 @@ import pytest
 
 from pytest_webaccel import declarations, hookspecs
 from pytest_webaccel.fixtures import (
+    _webaccel_app_lease,
+    _webaccel_apps,
     _webaccel_item,
     _webaccel_lease,
     _webaccel_worker,
     webaccel,
+    webaccel_app,
     webaccel_faults,
     webaccel_lane,
+    webaccel_page,
     webaccel_pool,
     webaccel_strategy,
 )
@@ -31,12 +35,16 @@ if TYPE_CHECKING:
     from pytest_webaccel.scheduling.revival import Revivals
 
 __all__ = [
+    "_webaccel_app_lease",
+    "_webaccel_apps",
     "_webaccel_item",
     "_webaccel_lease",
     "_webaccel_worker",
     "webaccel",
+    "webaccel_app",
     "webaccel_faults",
     "webaccel_lane",
+    "webaccel_page",
     "webaccel_pool",
     "webaccel_strategy",
 ]

@@ -62,7 +62,9 @@ def generate(metafunc: pytest.Metafunc) -> None:
     except ConfigurationError as error:
         items, faulty = [Choice("misconfigured", problem=str(error))], False
     metafunc.parametrize("webaccel_lane", items, ids=[item.name for item in items], indirect=True)
-    if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults):
+    names = set(metafunc.fixturenames)
+    by_itself = "webaccel_page" in names and "webaccel" not in names  # no strategy mends an app
+    if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults) and not by_itself:
         strategies = [strategy for strategy in Strategy if strategy in MENDING]
         metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
 
