@@ -1,0 +1,195 @@
+"""What has been measured so far: one line of JSON a trial, appended at once, so that a rerun goes on where one ended.
+
+The first line says on what; a file of another machine or browser build is refused, since figures of two must not be
+mixed. A line that was cut short by a crash is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock, Timeout
+
+from tests.bench.matrix.design import Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+__all__ = ["RECOVERED", "VOID", "Result", "State", "StateError", "read"]
+
+RECOVERED, FAILED, VOID = "recovered", "failed", "void"
+
+#: How often a trial is tried in which the fault could not be caused or did nothing.
+TRIES = 3
+
+
+class StateError(Exception):
+    """A state file that cannot be gone on with."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What one trial came to; times are milliseconds, from the moment of the fault.
+
+    ``outcome`` is ``recovered``, ``failed``, or ``void`` where the fault was not caused or did nothing, which says
+    nothing of the strategy. ``deadline_ms`` is the part of ``detect_ms`` that is a deadline somebody configured,
+    ``budget_ms`` what a failed one was given, ``took_s`` the whole trial in seconds, preparing and mending included.
+    """
+
+    trial: str
+    strategy: str
+    fault: str
+    lane: str
+    point: str
+    spare: bool
+    outcome: str
+    total_ms: float = 0.0
+    undisturbed_ms: float = 0.0
+    deadline_ms: float = 0.0
+    detect_ms: float = 0.0
+    reassign_ms: float = 0.0
+    load_ms: float = 0.0
+    restore_ms: float = 0.0
+    replay_ms: float = 0.0
+    attempts: int = 0
+    duplicated: int = 0
+    lost: int = 0
+    wrong: int = 0
+    cpu_ms: float = 0.0
+    memory_bytes: int = 0
+    rungs: str = ""
+    symptom: str = ""
+    variant: str = ""
+    detail: str = ""
+    evidence: str = ""
+    later: str = ""
+    budget_ms: float = 0.0
+    took_s: float = 0.0
+    at: str = ""
+    commit: str = ""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell it belongs to."""
+        return Cell(self.strategy, self.fault, self.lane, self.point, self.spare)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether the right answer came, once, and the lane was whole again."""
+        return self.outcome == RECOVERED
+
+    @property
+    def net_ms(self) -> float:
+        """Time of recovery alone: less the request's own undisturbed time, and a configured deadline."""
+        return max(self.total_ms - self.undisturbed_ms - self.deadline_ms, 0.0)
+
+    @property
+    def after_detection_ms(self) -> float:
+        """Time from the moment the damage was seen, less the request's own undisturbed time."""
+        return max(self.total_ms - self.detect_ms - self.undisturbed_ms, 0.0)
+
+    def encode(self) -> str:
+        """Return it as a line of JSON, without what is empty."""
+        data = {name: value for name, value in dataclasses.asdict(self).items() if value or name in _ALWAYS}
+        return json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in data.items()})
+
+
+_ALWAYS = frozenset({"trial", "strategy", "fault", "lane", "point", "spare", "outcome"})
+_NAMES = frozenset(field.name for field in dataclasses.fields(Result))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            data = json.loads(line)
+        except ValueError:
+            data = None
+        if isinstance(data, dict):
+            yield data
+        elif number <= 1:
+            raise StateError(f"{path} is no state file: its first line is not JSON. Name another with --state.")
+
+
+def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
+    """Return what a state file was measured on, and its results in order."""
+    header: dict[str, Any] = {}
+    results = []
+    for data in _lines(path):
+        if "header" in data:
+            header = data["header"]
+        elif "trial" in data:
+            results.append(Result(**{name: value for name, value in data.items() if name in _NAMES}))
+    return header, results
+
+
+class State:
+    """An open state file; one process at a time writes to it.
+
+    ``about`` is what the figures depend on. Raises StateError where the file is of something else, or in use.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.results: list[Result] = []
+        self._lock = FileLock(f"{path}.lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise StateError(f"{path} is being written by another process; wait for it, or name another file") from None
+        try:
+            self._open(about)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, about: Mapping[str, Any]) -> None:
+        fresh = not self.path.exists() or not self.path.stat().st_size
+        if not fresh:
+            header, self.results = read(self.path)
+            if other := [key for key in about if header.get(key) != about[key]]:
+                told = "; ".join(f"{key}: {header.get(key)!r} there, {about[key]!r} here" for key in other)
+                raise StateError(
+                    f"{self.path} was measured on something else ({told}). Figures of two must not be mixed: name "
+                    "another file with --state, or move that one away."
+                )
+        self._file = self.path.open("a", encoding="utf-8")
+        if fresh:
+            self._write(json.dumps({"header": dict(about)}))
+        elif not self.path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # what a crash cut short stays a line of its own, which nobody can read
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file and let others write to it."""
+        self._file.close()
+        self._lock.release()
+
+    def add(self, result: Result) -> None:
+        """Append a result; once this returns it is on the disk."""
+        self._write(result.encode())
+        self.results.append(result)
+
+    def done(self) -> set[str]:
+        """Return the trials that need not be done again."""
+        voids: dict[str, int] = {}
+        for result in self.results:
+            voids[result.trial] = voids.get(result.trial, 0) + (1 if result.outcome == VOID else TRIES)
+        return {trial for trial, spent in voids.items() if spent >= TRIES}
+
+    def _write(self, line: str) -> None:
+        self._file.write(f"{line}\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
