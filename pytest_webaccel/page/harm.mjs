@@ -6,10 +6,12 @@ import { OperationError } from "./onnx.mjs";
 /** @typedef {{device: import("./device.mjs").LaneDevice, onnx: import("./onnx.mjs").OnnxEngine}} Lane */
 
 const BLOCK_BYTES = 32 << 20;
-const HEAP_BLOCK_NUMBERS = 1 << 16;
 
-/** What is held so that nothing else can have it: GPU buffers, blocks of numbers. @type {any[]} */
+/** What is held so that nothing else can have it: GPU buffers, and a chain of blocks of numbers. @type {any[]} */
 let ballast = [];
+/** @type {{before: any, block: number[]} | null} */
+let heap = null;
+let refusal = "";
 
 // Loops inside loops, since a driver may end a single one after 65,535 rounds; the value read is never 1.
 const ENDLESS = `
@@ -82,13 +84,15 @@ const kinds = {
 
   /** Fills the page's heap until the process dies, or the engine says that there is no more. */
   heap: async () => {
-    const blocks = /** @type {number[][]} */ ([]);
-    try {
-      for (;;) blocks.push(new Array(HEAP_BLOCK_NUMBERS).fill(blocks.length + 0.5));
-    } catch (error) {
-      ballast.push(blocks);
-      throw new OperationError("memory", `after ${blocks.length} blocks of the heap: ${String(error)}`);
+    // An engine that refuses a large block may still have smaller ones.
+    for (const numbers of [1 << 16, 1 << 12, 1 << 8, 1 << 4]) {
+      try {
+        for (;;) heap = { before: heap, block: new Array(numbers).fill(numbers + 0.5) };
+      } catch (error) {
+        refusal = String(error);
+      }
     }
+    throw new OperationError("memory", `the page's heap is full: ${refusal}`);
   },
 
   /** Takes GPU memory until the device refuses to give more, and keeps it. */
@@ -111,6 +115,7 @@ const kinds = {
   free: async () => {
     for (const held of ballast) held.destroy?.();
     ballast = [];
+    heap = null;
   },
 };
 
