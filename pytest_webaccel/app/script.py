@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["attend", "harm", "init_script", "next_loss", "probe"]
 
 _KEY = "globalThis.__webaccel"
+#: Bytes by which one address is made longer at most; servers take 8,000 or more.
+_PADDING_BYTES = 4000
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -38,10 +40,18 @@ def next_loss(known: int) -> str:
     return f"{_KEY}.next({known:d})"
 
 
-def probe(number: int) -> str:
-    """Return the expression that is answered by way of the page's own script and its connection to its server."""
-    address = json.dumps(f"/?webaccel-probe={number:d}")
-    return f"fetch({address}, {{ method: 'HEAD', cache: 'no-store' }}).then(() => true)"
+def probe(number: int, size: int = 0) -> str:
+    """Return the expression that is answered by way of the page's own script and its connection to its server.
+
+    At least ``size`` bytes go to the server, in the addresses of requests that are each short enough for any.
+    """
+    count, padding = max(1, -(-size // _PADDING_BYTES)), min(size, _PADDING_BYTES)
+    return f"""(async () => {{
+  for (let part = 0; part < {count:d}; part++) {{
+    const address = `/?webaccel-probe={number:d}.${{part}}{"x" * padding}`;
+    await fetch(address, {{ method: "HEAD", cache: "no-store" }});
+  }}
+}})()"""
 
 
 def harm(kind: str, arguments: Mapping[str, Any]) -> str:

@@ -25,6 +25,9 @@ __all__ = ["AppTarget"]
 _LOOK_S = 30.0
 #: Seconds to make ready for a fault in the page.
 _READY_S = 10.0
+#: Damage of which page or device are dead, and the seconds within which it is told.
+_DEATHS = frozenset({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED, Symptom.DEVICE_LOST})
+_TOLD_S = 0.5
 #: Seconds between two looks into a page that cannot be looked into now, since it is being replaced.
 _PAUSE_S = 0.02
 
@@ -100,16 +103,27 @@ class AppTarget:
         Raises RemoteError where the page cannot, DamagedLaneError where it dies of it, BrowserError where it does
         not answer within ``deadline`` seconds.
         """
+        args = arguments or {}
+        if kind == "speak":  # no harm: the page says so many bytes to its server
+            await self._driver.evaluate(script.probe(next(self._words), int(args["bytes"])), deadline=deadline)
+            return
         try:
-            answer = await self._driver.evaluate(script.harm(kind, arguments or {}), deadline=deadline)
+            answer = await self._driver.evaluate(script.harm(kind, args), deadline=deadline)
         except BrowserError as error:
-            with contextlib.suppress(TimeoutError):  # the same death is told by the driver, a moment sooner or later
-                damage = await self.damage({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED}, deadline=0.5)
-                raise DamagedLaneError(damage, str(self._probe.lane)) from error
+            await self._raise_death(error)
             raise
         refused = answer.get("error") if isinstance(answer, dict) else None
         if isinstance(refused, dict):
-            raise RemoteError(str(refused.get("kind"))[:64], str(refused.get("message"))[:500])
+            refusal = RemoteError(str(refused.get("kind"))[:64], str(refused.get("message"))[:500])
+            if refusal.kind == "page":  # what no harm says of itself: something died under it
+                await self._raise_death(refusal)
+            raise refusal
+
+    async def _raise_death(self, error: WebAccelError) -> None:
+        """Raise DamagedLaneError where a death explains ``error``: it is told a moment sooner or later."""
+        with contextlib.suppress(TimeoutError):
+            damage = await self.damage(_DEATHS, deadline=_TOLD_S)
+            raise DamagedLaneError(damage, str(self._probe.lane)) from error
 
     def post_harm(self, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Have the page harm itself; nobody waits for its word."""
