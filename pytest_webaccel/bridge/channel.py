@@ -9,41 +9,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import secrets
-import shutil
-import socket
-import struct
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.bridge.frames import DTYPES
-from pytest_webaccel.bridge.protocol import (
+from pytest_webaccel.bridge.handover import Handover
+from pytest_webaccel.bridge.messages import (
     Answered,
     Damaged,
     Effect,
     Limits,
     Observed,
+    Pong,
     Reply,
     Request,
     Send,
-    ServerSession,
     Started,
     Transmit,
 )
+from pytest_webaccel.bridge.protocol import ServerSession
+from pytest_webaccel.bridge.toxics import Link
 from pytest_webaccel.errors import BridgeError, BrowserError, DamagedLaneError, ProtocolError, RemoteError
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
+    import random
+
     import numpy as np
     from aiohttp import web
+
+    from pytest_webaccel.bridge.relay import Relay
 
 __all__ = ["LARGE_BYTES", "Channel", "FileOffer"]
 
 #: Inputs of at least this many bytes go in as files: a file handle beats the socket from about here.
 LARGE_BYTES = 1 << 20
+
+#: Half a frame: a message that begins and never ends.
+_HALF_A_FRAME = b"\x81\x7e\x10"
+
+#: A timer that fires so many seconds late says that the loop was held up, not that the page was silent.
+_LATE_S = 0.1
 
 FileOffer = Callable[[Sequence[Path], float], Awaitable[None]]
 
@@ -53,11 +61,19 @@ class Channel:
 
     ``token`` admits the page's socket and its file requests; it is never logged. ``offer`` hands
     local files to the page; without it they are fetched from the bridge over HTTP. Files wait in a folder
-    of the channel's own below ``folder``, by default the temporary directory.
+    of the channel's own below ``folder``, by default the temporary directory. ``link`` is the network path of the
+    page, where faults are laid; it outlives connections. ``chance`` draws what these leave open.
     """
 
-    def __init__(self, name: str, limits: Limits | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        limits: Limits | None = None,
+        folder: Path | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
         self.name = name
+        self.link = Link(name, chance)
         self.token = secrets.token_hex(32)
         self.session = ServerSession(limits)
         self.offer: FileOffer | None = None
@@ -66,12 +82,10 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._answers: dict[int, asyncio.Future[Reply]] = {}
         self._started: dict[int, asyncio.Event] = {}
-        self._paths: dict[str, Path] = {}
-        self._placed: dict[int, tuple[Path, ...]] = {}
-        self._parent = folder
-        self._directory: Path | None = None
+        self._pongs: dict[int, asyncio.Future[float]] = {}
+        self.handover = Handover(folder)
         self._socket: web.WebSocketResponse | None = None
-        self._transport: asyncio.Transport | None = None
+        self._relay: Relay | None = None
         self._outbox: asyncio.Queue[Effect] | None = None
         self._joined = asyncio.Condition()
         self._timer: asyncio.TimerHandle | None = None
@@ -117,10 +131,8 @@ class Channel:
         for name, given in (tensors or {}).items():
             array = self._sendable(name, given)
             (large if array.nbytes >= LARGE_BYTES and array.dtype.kind not in "UOT" else small)[name] = array
-        placed = {name: self._place(path) for name, path in (files or {}).items()}
-        for name, array in large.items():
-            placed[name] = self._folder() / secrets.token_hex(8)
-            array.tofile(placed[name])
+        placed = {name: self.handover.place(path) for name, path in (files or {}).items()}
+        placed.update((name, self.handover.place_array(array)) for name, array in large.items())
         if op == "run":
             body["large"] = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in large.values()]
         request, effects = self.session.request(
@@ -131,8 +143,7 @@ class Channel:
             files={name: (path.name, path.stat().st_size) for name, path in placed.items()},
             hold=hold,
         )
-        self._placed[request.id] = tuple(placed.values())
-        self._paths.update((path.name, path) for path in placed.values())
+        self.handover.keep(request.id, placed.values())
         self._answers[request.id] = self._loop.create_future()
         self._started[request.id] = asyncio.Event()
         self.statistics["requests"] += 1
@@ -178,6 +189,32 @@ class Channel:
         """Let a held request go on."""
         self._carry_out(self.session.release(request_id))
 
+    def again(self, request_id: int) -> None:
+        """Have the page send an answer again that arrived damaged; it is not computed anew.
+
+        Does nothing where the answer is on its way anyhow, after a reconnect for one.
+        """
+        self._carry_out(self.session.again(request_id))
+
+    async def round_trip(self, *, deadline: float) -> float:
+        """Return the milliseconds that a word to the page's JavaScript and back takes now.
+
+        It is no operation and waits for none; what is being sent goes first. Raises BridgeError when no page is
+        connected, DamagedLaneError when the connection ends first, TimeoutError after ``deadline`` seconds.
+        """
+        try:
+            number, effects = self.session.ping(self._loop.time())
+        except ProtocolError as error:
+            raise BridgeError(f"{self.name}: {error}") from error
+        answered: asyncio.Future[float] = self._loop.create_future()
+        self._pongs[number] = answered
+        self._carry_out(effects)
+        try:
+            async with asyncio.timeout(deadline):
+                return await answered
+        finally:
+            del self._pongs[number]
+
     def abandon(self, request_id: int) -> None:
         """Stop waiting for a request; a late answer is dropped."""
         effects = self.session.abandon(request_id)
@@ -212,37 +249,38 @@ class Channel:
         self._carry_out([Damaged(damage, tuple(self.session.pending))])
 
     def abort(self) -> None:
-        """Reset the connection in mid-message: half a frame, then RST.
+        """Reset the page's connections: its socket in mid-message, half a frame and then RST, and any file's.
 
         Raises BridgeError when no page is connected.
         """
-        if self._transport is None:
+        if self._relay is None:
             raise BridgeError(f"{self.name}: no page is connected, so there is no connection to lose")
-        self._transport.write(b"\x81\x7e\x10")
-        if raw := self._transport.get_extra_info("socket"):
-            with contextlib.suppress(OSError):
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._transport.abort()
+        self._relay.reset(_HALF_A_FRAME)
+        self.link.reset()
 
     def may_join(self, instance: str) -> bool:
-        """Whether a page may connect: none is, or it is the connected one that came back."""
-        return self._socket is None or instance == self.session.instance
+        """Whether a page may connect: none is, or it is the connected one that came back.
+
+        A page may also take the place of one whose connection a fault has silenced: it cannot show that it is gone.
+        """
+        return self._socket is None or instance == self.session.instance or self.link.obstructed
 
     def file(self, key: str) -> Path | None:
         """Return the file that the page may fetch under ``key``."""
-        return self._paths.get(key)
+        return self.handover.find(key)
 
-    async def serve(self, response: web.WebSocketResponse, transport: asyncio.Transport, instance: str) -> None:
-        """Live on the admitted socket of the page ``instance`` until it closes."""
+    async def serve(self, response: web.WebSocketResponse, relay: Relay, instance: str) -> None:
+        """Live on the admitted socket of the page ``instance``, which ``relay`` carries, until it closes."""
         from aiohttp import WSMsgType
 
         if not self.may_join(instance):  # another page joined while this one's socket was being opened
             await response.close(code=1008, message=b"another page is connected with this token")
             return
-        if self._socket is not None:
-            self.abort()  # what is still on its way on the old connection must not mix with the new one's
-            await self._leave("the same page connected again")
-        self._socket, self._transport = response, transport
+        if self._relay is not None:
+            # What is still on its way on the old connection must not mix with the new one's.
+            self._relay.reset(_HALF_A_FRAME)
+            await self._leave("the page connected again")
+        self._socket, self._relay = response, relay
         outbox: asyncio.Queue[Effect] = asyncio.Queue()
         self._outbox = outbox
         self._carry_out(self.session.opened(self._loop.time(), instance))
@@ -291,13 +329,19 @@ class Channel:
         self._answers.clear()
         if self._timer is not None:
             self._timer.cancel()
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+        self.link.clear()
+        self.link.reset()
+        self.handover.close()
 
     # -- inside ------------------------------------------------------------------------------
 
     async def _leave(self, detail: str) -> None:
-        self._socket = self._transport = self._outbox = None
+        self._socket = self._relay = self._outbox = None
+        for answered in self._pongs.values():
+            if not answered.done():
+                damage = Damage(Symptom.SOCKET_CLOSED, f"a ping stayed unanswered: {detail}", self._loop.time())
+                answered.set_exception(DamagedLaneError(damage, self.name))
+                answered.exception()  # seen here: nobody may be waiting any more
         self._carry_out(self.session.closed(self._loop.time(), detail))
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
@@ -315,6 +359,9 @@ class Channel:
                     self._tell(damage, ids)
                 case Observed(name, data):
                     self.on_event(name, data)
+                case Pong(number, milliseconds):
+                    if (answered := self._pongs.get(number)) is not None and not answered.done():
+                        answered.set_result(milliseconds)
         self._schedule_tick()
 
     def _settle(self, request_id: int, reply: Reply | None, error: tuple[str, str] | None) -> None:
@@ -348,9 +395,7 @@ class Channel:
     def _forget(self, request_id: int) -> None:
         self._answers.pop(request_id, None)
         self._started.pop(request_id, None)
-        for path in self._placed.pop(request_id, ()):
-            self._paths.pop(path.name, None)
-            path.unlink(missing_ok=True)
+        self.handover.forget(request_id)
 
     def _schedule_tick(self) -> None:
         moment = self.session.next_tick()
@@ -361,8 +406,11 @@ class Channel:
         self._timer = self._loop.call_at(moment, self._tick) if moment is not None else None
 
     def _tick(self) -> None:
+        now = self._loop.time()
+        if self._timer is not None and (late := now - self._timer.when()) > _LATE_S:
+            self.session.excuse(late)  # what the page said meanwhile is still to be read
         self._timer = None
-        effects = self.session.tick(self._loop.time())
+        effects = self.session.tick(now)
         for effect in effects:
             if isinstance(effect, Damaged) and effect.damage.symptom is Symptom.DEADLINE_PASSED:
                 for request_id in effect.ids:
@@ -383,8 +431,8 @@ class Channel:
         except* ConnectionError:
             pass  # the reader sees the same loss, and tells of it
         finally:
-            if not response.closed and self._socket is response and self._transport is not None:
-                self._transport.abort()  # nothing more can be sent on it, so it must not look alive
+            if not response.closed and self._socket is response and self._relay is not None:
+                self._relay.tap.abort()  # nothing more can be sent on it, so it must not look alive
 
     async def _transmit(self, response: web.WebSocketResponse, request: Request) -> None:
         for frame in request.frames("http" if self.offer is None else "file"):
@@ -395,7 +443,7 @@ class Channel:
 
     async def _offer(self, request: Request, offer: FileOffer) -> None:
         try:
-            await offer([self._folder() / key for key, _ in request.files.values()], 30.0)
+            await offer([self.handover.folder / key for key, _ in request.files.values()], 30.0)
         except BrowserError as error:
             # The request would hang in the page, waiting for files that never come; one abandoned meanwhile is no loss.
             if request.id in self.session.pending:
@@ -407,21 +455,3 @@ class Channel:
         if array.dtype.kind not in "UOT" and array.dtype.name not in DTYPES:
             raise BridgeError(f"{self.name}: tensor {name!r}: dtype {array.dtype} cannot cross to a page")
         return array.astype(array.dtype.newbyteorder("<"), copy=False) if array.dtype.byteorder == ">" else array
-
-    def _folder(self) -> Path:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="files-", dir=self._parent))
-        return self._directory
-
-    def _place(self, path: Path) -> Path:
-        """Return ``path`` under a name that is new, unguessable and ours.
-
-        New each time, since an input that is handed the file it has already says nothing to the page;
-        not a symbolic link, since the page would see the name of what it points to.
-        """
-        placed = self._folder() / secrets.token_hex(8)
-        try:
-            os.link(path.resolve(), placed)
-        except OSError:
-            shutil.copyfile(path, placed)
-        return placed

@@ -13,8 +13,12 @@ offset  type  field
 12      u32   payload bytes in this frame
 16      u64   offset of the payload in the tensor
 24      u64   bytes of the whole tensor
-32      --    zero
+32      u32   CRC-32 of the 32 bytes before it and the payload
+36      --    zero
 ======  ====  =====================================================
+
+A text message that carries values starts with the CRC-32 of its UTF-8 bytes, as 8 hexadecimal digits, before the
+JSON object; one that carries none starts with its ``{``. The CRC-32 is that of zlib, PNG and Ethernet.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import struct
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +45,9 @@ __all__ = [
     "TensorSpec",
     "chunks",
     "decode_chunk",
+    "seal",
     "spec_of",
+    "unseal",
 ]
 
 HEADER_BYTES = 64
@@ -48,6 +55,7 @@ CHUNK_BYTES = 1 << 20
 MAX_NAME = 1024
 MAX_RANK = 32
 _HEADER = struct.Struct("<4sIIIQQ")
+_CHECKSUM = struct.Struct("<I28x")
 _MAGIC = b"WAX1"
 
 #: Wire names of dtypes, those of ONNX and of onnxruntime-web, with NumPy's dtype of each.
@@ -127,13 +135,14 @@ def spec_of(name: str, array: np.ndarray[Any, Any]) -> TensorSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """One decoded binary frame; ``payload`` is a view into the frame."""
+    """One decoded binary frame; ``payload`` is a view into the frame, ``intact`` whether its checksum is right."""
 
     request: int
     tensor: int
     offset: int
     total: int
     payload: memoryview
+    intact: bool
 
 
 def chunks(request: int, tensor: int, data: memoryview, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
@@ -142,7 +151,7 @@ def chunks(request: int, tensor: int, data: memoryview, chunk_bytes: int = CHUNK
     for offset in range(0, total, chunk_bytes):
         payload = data[offset : offset + chunk_bytes]
         header = _HEADER.pack(_MAGIC, request, tensor, payload.nbytes, offset, total)
-        yield b"".join((header.ljust(HEADER_BYTES, b"\0"), payload))
+        yield b"".join((header, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(header))), payload))
 
 
 def decode_chunk(frame: bytes) -> Chunk:
@@ -157,7 +166,23 @@ def decode_chunk(frame: bytes) -> Chunk:
         raise ProtocolError(f"a binary frame says {length} bytes of payload and carries {payload.nbytes}")
     if offset + length > total:
         raise ProtocolError(f"a chunk of {length} bytes at {offset} runs past its tensor of {total} bytes")
-    return Chunk(request, tensor, offset, total, payload)
+    (checksum,) = _CHECKSUM.unpack_from(frame, _HEADER.size)
+    intact = zlib.crc32(payload, zlib.crc32(frame[: _HEADER.size])) == checksum
+    return Chunk(request, tensor, offset, total, payload, intact)
+
+
+def seal(text: str) -> str:
+    """Return the JSON object ``text`` with its checksum before it."""
+    return f"{zlib.crc32(text.encode()):08x}{text}"
+
+
+def unseal(text: str) -> str:
+    """Return the JSON in ``text``, whose checksum was right where it has one; raises ProtocolError where it is not."""
+    if text[:1] == "{" or text[8:9] != "{":
+        return text
+    if text[:8] != f"{zlib.crc32(text[8:].encode('utf-8', 'replace')):08x}":
+        raise ProtocolError("a text frame arrived damaged: its checksum is not the one it says")
+    return text[8:]
 
 
 class Assembly:

@@ -16,29 +16,50 @@ type           to      meaning
 ``release``    page    leave the barrier
 ``cancel``     page    forget a request; a late result of it is not sent
 ``ack``        page    results and events that arrived and may be forgotten
+``again``      both    to the page: send the answer to a request again, it arrived damaged. To the server: send a
+                       request again
+``ping``       page    answer with the number that is given; no operation, so it is not queued behind any
+``pong``       server  the answer to a ``ping``
 ``started``    server  the page took the request up (and waits, if held at the barrier)
 ``result``     server  id, ok, value or error, tensors announced
 ``event``      server  numbered observation of the page: device lost, page error
 ``beat``       server  heartbeat from the page's JavaScript
 =============  ======  =========================================================================
+
+``request`` and ``result`` carry a checksum, as every chunk of a tensor does (see
+:mod:`~pytest_webaccel.bridge.frames`). A result that arrives damaged, or is cut short by the end of its connection,
+is dropped; its request hears of it and stays pending, and the page still holds the answer.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytest_webaccel.bridge.frames import Assembly, TensorSpec, chunks, decode_chunk, spec_of
+from pytest_webaccel.bridge.frames import decode_chunk, unseal
+from pytest_webaccel.bridge.incoming import Incoming, announced
+from pytest_webaccel.bridge.messages import (
+    Answered,
+    Damaged,
+    Effect,
+    Limits,
+    Observed,
+    Pong,
+    Progress,
+    Reply,
+    Request,
+    Send,
+    Started,
+    Transmit,
+)
 from pytest_webaccel.errors import ProtocolError
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+
+    import numpy as np
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -47,6 +68,7 @@ __all__ = [
     "Effect",
     "Limits",
     "Observed",
+    "Pong",
     "Reply",
     "Request",
     "Send",
@@ -55,128 +77,13 @@ __all__ = [
     "Transmit",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
+#: States in which chunks of a result that was dropped may still be on their way.
+_DROPS = frozenset({Progress.DAMAGED, Progress.STARTED})
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on what a page may say; over one of them its connection is closed.
-
-    Bytes, counts, and seconds. ``heartbeat_s`` bounds silence while nothing runs;
-    ``busy_heartbeat_s`` bounds it while a request runs, when the page's thread may be taken.
-    """
-
-    text_bytes: int = 16 << 20
-    tensor_bytes: int = 1 << 30
-    tensors: int = 1024
-    pending: int = 64
-    remembered: int = 1024
-    heartbeat_s: float = 8.0
-    busy_heartbeat_s: float = 60.0
-
-
-class _State(enum.Enum):
-    QUEUED = enum.auto()
-    SENT = enum.auto()
-    STARTED = enum.auto()
-    RECEIVING = enum.auto()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reply:
-    """The page's answer to a request. ``page_ms`` is the page's own time for it."""
-
-    value: Any
-    tensors: Mapping[str, np.ndarray[Any, Any]]
-    page_ms: float
-    executions: int
-
-
-@dataclasses.dataclass(slots=True)
-class Request:
-    """One request, kept until it is answered, abandoned or damaged."""
-
-    id: int
-    op: str
-    args: Mapping[str, Any]
-    tensors: Mapping[str, np.ndarray[Any, Any]]
-    files: Mapping[str, tuple[str, int]]
-    deadline_at: float
-    hold: bool
-    state: _State = _State.QUEUED
-    sends: int = 0
-
-    def frames(self, via: str) -> Iterator[str | bytes]:
-        """Yield the message and then the chunks of its tensors; files come ``via`` ``file`` or ``http``."""
-        specs = [spec_of(name, array) for name, array in self.tensors.items()]
-        files = [{"name": name, "key": key, "bytes": size, "via": via} for name, (key, size) in self.files.items()]
-        message = {"t": "request", "id": self.id, "op": self.op, "args": self.args, "hold": self.hold}
-        yield json.dumps({**message, "tensors": [spec.to_json() for spec in specs], "files": files})
-        for index, (spec, array) in enumerate(zip(specs, self.tensors.values(), strict=True)):
-            if spec.text is None and array.nbytes:
-                flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-                yield from chunks(self.id, index, flat.data)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Send:
-    """Effect: send this text now."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Transmit:
-    """Effect: send this request's frames, and offer its files."""
-
-    request: Request
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Started:
-    """Effect: the page took up the request."""
-
-    id: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Answered:
-    """Effect: the request has its answer: a reply, or the page's error as (kind, message)."""
-
-    id: int
-    reply: Reply | None
-    error: tuple[str, str] | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Damaged:
-    """Effect: the lane broke. ``ids`` are the requests that hear of it; they stay pending until abandoned."""
-
-    damage: Damage
-    ids: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Observed:
-    """Effect: an event of the page."""
-
-    name: str
-    data: Mapping[str, Any]
-
-
-Effect = Send | Transmit | Started | Answered | Damaged | Observed
-
-
-@dataclasses.dataclass(slots=True)
-class _Incoming:
-    """A result being received: what was announced, checked before anything counts as answered."""
-
-    value: Any
-    milliseconds: float
-    executions: int
-    error: tuple[str, str] | None
-    bytes: int
-    assembly: Assembly
+#: Pings that may be unanswered at once; older ones are forgotten.
+_PINGS = 64
 
 
 class ServerSession:
@@ -191,7 +98,9 @@ class ServerSession:
         self.resumes = 0
         self.instances = 0
         self._next_id = 1
-        self._incoming: dict[int, _Incoming] = {}
+        self._incoming: dict[int, Incoming] = {}
+        self._pings: OrderedDict[int, float] = OrderedDict()
+        self._next_ping = 1
         self._answered: OrderedDict[int, None] = OrderedDict()
         self._last_event = 0
         self._heard_at = 0.0
@@ -242,6 +151,27 @@ class ServerSession:
         self._remember(request_id)
         return [Send(json.dumps({"t": "cancel", "id": request_id}))] if self.connected else []
 
+    def again(self, request_id: int) -> list[Effect]:
+        """Have the page send an answer again that arrived damaged; nothing where it is on its way anyhow."""
+        request = self.pending.get(request_id)
+        if request is None or request.state is not Progress.DAMAGED or not self._greeted:
+            return []
+        request.state = Progress.STARTED
+        return [Send(json.dumps({"t": "again", "id": request_id}))]
+
+    def ping(self, now: float) -> tuple[int, list[Effect]]:
+        """Ask the page's JavaScript for a sign of life; its answer becomes :class:`Pong` with the returned number.
+
+        Raises ProtocolError when no page was welcomed.
+        """
+        if not self._greeted:
+            raise ProtocolError("no page is connected that could answer a ping")
+        number, self._next_ping = self._next_ping, self._next_ping + 1
+        self._pings[number] = now
+        while len(self._pings) > _PINGS:
+            self._pings.popitem(last=False)
+        return number, [Send(json.dumps({"t": "ping", "n": number}))]
+
     # -- what happens ------------------------------------------------------------------------
 
     def opened(self, now: float, instance: str | None = None) -> list[Effect]:
@@ -253,13 +183,26 @@ class ServerSession:
         return []
 
     def closed(self, now: float, detail: str) -> list[Effect]:
-        """Note that the connection is gone; pending requests hear of it and wait for a resume."""
+        """Note that the connection is gone; pending requests hear of it and wait for a resume.
+
+        Those whose result was cut short hear that instead.
+        """
         if not self.connected:
             return []
         self.connected = False
         self._greeted = False
+        self._pings.clear()
+        short = tuple(known for known in self._incoming if known in self.pending)
         self._incoming.clear()
-        return [self._damage(Symptom.SOCKET_CLOSED, detail, now)]
+        for request in self.pending.values():
+            if request.state is not Progress.QUEUED:
+                request.state = Progress.SENT  # it is sent again, which has the page send its answer again
+        effects: list[Effect] = []
+        if short:
+            damage = Damage(Symptom.RESULT_DAMAGED, f"a result was cut short: {detail}", now)
+            effects.append(Damaged(damage, short))
+        others = tuple(known for known in self.pending if known not in short)
+        return [*effects, Damaged(Damage(Symptom.SOCKET_CLOSED, detail, now), others)]
 
     def text(self, text: str, now: float) -> list[Effect]:
         """Take one text frame; raises ProtocolError for anything the protocol does not allow."""
@@ -279,6 +222,10 @@ class ServerSession:
                 return self._result(message)
             case "event":
                 return self._event(message, now)
+            case "again":
+                return self._transmit_again(message, now)
+            case "pong":
+                return self._pong(message, now)
             case _:
                 raise ProtocolError(f"unknown message type {str(kind)[:40]!r}")
 
@@ -287,12 +234,20 @@ class ServerSession:
         self._heard_at = now
         chunk = decode_chunk(frame)
         incoming = self._incoming.get(chunk.request)
+        if not chunk.intact and self._incoming:
+            # the header may be what is damaged, so one that names no result under way stands for any of them
+            return self._spoilt([chunk.request] if incoming else list(self._incoming), now)
         if incoming is None:
-            if chunk.request in self._answered:
+            request = self.pending.get(chunk.request)
+            if chunk.request in self._answered or (request is not None and request.state in _DROPS):
                 return []
             raise ProtocolError(f"a chunk for request {chunk.request}, which announced none")
         incoming.assembly.add(chunk)
         return self._finish(chunk.request, incoming) if incoming.assembly.complete else []
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count ``seconds`` of silence in which the server itself did not listen."""
+        self._heard_at += seconds
 
     def tick(self, now: float) -> list[Effect]:
         """Look at the clock: deadlines of requests, silence of the page."""
@@ -317,13 +272,14 @@ class ServerSession:
     # -- inside ------------------------------------------------------------------------------
 
     def _silence_allowed(self) -> float:
-        return self.limits.busy_heartbeat_s if self.pending else self.limits.heartbeat_s
+        busy = any(request.busy for request in self.pending.values())
+        return self.limits.busy_heartbeat_s if busy else self.limits.heartbeat_s
 
     def _damage(self, symptom: Symptom, detail: str, now: float) -> Damaged:
         return Damaged(Damage(symptom, detail, now), tuple(self.pending))
 
     def _transmit(self, request: Request) -> list[Effect]:
-        request.state = _State.SENT
+        request.state = Progress.SENT
         request.sends += 1
         return [Transmit(request)]
 
@@ -336,7 +292,7 @@ class ServerSession:
         if len(text) > self.limits.text_bytes:
             raise ProtocolError(f"a text frame of {len(text)} characters is over the limit of {self.limits.text_bytes}")
         try:
-            message = json.loads(text)
+            message = json.loads(unseal(text))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"a text frame is not JSON: {str(error)[:100]}") from error
         if not isinstance(message, dict):
@@ -358,7 +314,7 @@ class ServerSession:
             self.resumes += 1
         else:
             lost = tuple(known for known, request in self.pending.items() if request.sends)
-            if self.instance is not None and lost:
+            if self.instance is not None:
                 damage = Damage(Symptom.PAGE_REPLACED, "another page joined; what the old one held is gone", now)
                 effects.append(Damaged(damage, lost))
             for known in lost:
@@ -380,9 +336,9 @@ class ServerSession:
 
     def _started(self, message: Mapping[str, Any]) -> list[Effect]:
         request = self._pending_of(message)
-        if request is None or request.state is not _State.SENT:
+        if request is None or request.state is not Progress.SENT:
             return []
-        request.state = _State.STARTED
+        request.state = Progress.STARTED
         return [Started(request.id)]
 
     def _result(self, message: Mapping[str, Any]) -> list[Effect]:
@@ -390,34 +346,48 @@ class ServerSession:
         if request is None:
             self.duplicates += 1
             return [self._ack(message["id"])]
+        self._incoming.pop(request.id, None)  # the page sends it anew
         try:
-            incoming = self._announced(message)
+            incoming = announced(message, self.limits, self._incoming.values())
         except ProtocolError as error:
             # An honest page may hold an output that cannot cross. Closing the connection would have it sent, and
             # refused, again and again; so the request fails, alone.
             self.pending.pop(request.id)
             self._remember(request.id)
             return [self._ack(request.id), Answered(request.id, None, ("unsupported", str(error)))]
-        request.state = _State.RECEIVING
+        request.state = Progress.RECEIVING
         self._incoming[request.id] = incoming
         return self._finish(request.id, incoming) if incoming.assembly.complete else []
 
-    def _announced(self, message: Mapping[str, Any]) -> _Incoming:
-        announced = message.get("tensors", [])
-        if not isinstance(announced, list) or len(announced) > self.limits.tensors:
-            raise ProtocolError(f"a result announces a list of at most {self.limits.tensors} tensors")
-        specs = [TensorSpec.from_json(item, limit=self.limits.tensor_bytes) for item in announced]
-        if len({spec.name for spec in specs}) != len(specs):
-            raise ProtocolError("a result names a tensor twice")
-        size = sum(spec.bytes for spec in specs)
-        if size + sum(other.bytes for other in self._incoming.values()) > self.limits.tensor_bytes:
-            raise ProtocolError(f"results under way of more than {self.limits.tensor_bytes} bytes")
-        return _Incoming(*_outcome(message), size, Assembly(specs))
+    def _spoilt(self, ids: list[int], now: float) -> list[Effect]:
+        """Drop what has arrived of the results of ``ids``; the page still holds them."""
+        for known in ids:
+            del self._incoming[known]
+            self.pending[known].state = Progress.DAMAGED
+        return [Damaged(Damage(Symptom.RESULT_DAMAGED, "a chunk of a result has the wrong checksum", now), tuple(ids))]
+
+    def _transmit_again(self, message: Mapping[str, Any], now: float) -> list[Effect]:
+        """Send a request again that the page received damaged, a few times."""
+        request = self._pending_of(message)
+        if request is None or request.state is not Progress.SENT:
+            return []
+        request.resends += 1
+        if request.resends <= self.limits.resends:
+            return self._transmit(request)
+        detail = f"the request reached the page damaged {request.resends} times"
+        return [Damaged(Damage(Symptom.RESULT_DAMAGED, detail, now), (request.id,))]
+
+    def _pong(self, message: Mapping[str, Any], now: float) -> list[Effect]:
+        number = message.get("n")
+        if type(number) is not int:
+            raise ProtocolError("a pong has the number of its ping")
+        asked = self._pings.pop(number, None)
+        return [] if asked is None else [Pong(number, (now - asked) * 1000)]
 
     def _ack(self, request_id: int) -> Send:
         return Send(json.dumps({"t": "ack", "ids": [request_id]}))
 
-    def _finish(self, request_id: int, incoming: _Incoming) -> list[Effect]:
+    def _finish(self, request_id: int, incoming: Incoming) -> list[Effect]:
         self._incoming.pop(request_id, None)
         self.pending.pop(request_id, None)
         self._remember(request_id)
@@ -439,17 +409,3 @@ class ServerSession:
             detail = f"{data.get('reason', '')!s}: {data.get('message', '')!s}"[:300]
             effects.append(self._damage(Symptom.DEVICE_LOST, detail, now))
         return effects
-
-
-def _outcome(message: Mapping[str, Any]) -> tuple[Any, float, int, tuple[str, str] | None]:
-    """Return value, milliseconds, executions and error (kind, message) of a result; raises ProtocolError."""
-    milliseconds, executions = message.get("ms", 0.0), message.get("executions", 1)
-    if type(milliseconds) not in {int, float} or not 0 <= milliseconds < 1e12 or type(executions) is not int:
-        raise ProtocolError("a result's ms is a number of milliseconds and its executions an integer")
-    if message.get("ok") is True:
-        return message.get("value"), float(milliseconds), executions, None
-    error = message.get("error")
-    if not isinstance(error, dict):
-        raise ProtocolError("a failed result carries its error")
-    kind, words = str(error.get("kind", "page"))[:40], str(error.get("message", ""))[:4000]
-    return None, float(milliseconds), executions, (kind, words)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hmac
 import mimetypes
+import os
+import random
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import web
 
 from pytest_webaccel.bridge.channel import Channel
-from pytest_webaccel.bridge.protocol import Limits
+from pytest_webaccel.bridge.handover import checksum
+from pytest_webaccel.bridge.messages import Limits
 from pytest_webaccel.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -27,17 +30,24 @@ if TYPE_CHECKING:
 __all__ = ["SUBPROTOCOL", "Bridge"]
 
 SUBPROTOCOL = "webaccel.1"
+#: Carries the CRC-32 of a file that a page fetches, as 8 hexadecimal digits.
+CHECKSUM_HEADER = "X-Webaccel-Crc32"
+_FILE_CHUNK_BYTES = 1 << 18
 _IMMUTABLE = "public, max-age=31536000, immutable"
 
 
 class Bridge:
     """HTTP server on an ephemeral loopback port, shared by the lanes of one worker.
 
-    Files on their way into pages wait below ``folder``, by default the temporary directory.
+    Files on their way into pages wait below ``folder``, by default the temporary directory. ``chance`` draws what
+    faults on the channels' links leave open.
     """
 
-    def __init__(self, limits: Limits | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, folder: Path | None = None, chance: random.Random | None = None
+    ) -> None:
         self.folder = folder
+        self._chance = chance or random.Random()
         self.limits = limits or Limits()
         self.port = 0
         self._channels: dict[str, Channel] = {}
@@ -71,7 +81,7 @@ class Bridge:
 
     def open(self, name: str) -> Channel:
         """Return a new channel; the page that carries its token joins it."""
-        channel = Channel(name, self.limits, self.folder)
+        channel = Channel(name, self.limits, self.folder, random.Random(self._chance.getrandbits(64)))
         self._channels[channel.token] = channel
         return channel
 
@@ -82,7 +92,7 @@ class Bridge:
 
     def page_url(self, channel: Channel, backend: Backend) -> str:
         """Return the address of the lane's page; the token is in the fragment, which is never sent."""
-        return f"{self.origin}/lane?backend={backend}#{channel.token}"
+        return f"{self.origin}/lane?backend={backend}&beat={self.limits.beat_ms}#{channel.token}"
 
     def share(self, key: str, folder: Path) -> str:
         """Serve the files directly in ``folder`` (public code, cacheable for ever under ``key``).
@@ -125,7 +135,27 @@ class Bridge:
             raise web.HTTPForbidden(text="no such token")
         if path is None:
             raise web.HTTPNotFound
-        return web.FileResponse(path, headers=self._headers("no-store"))
+        return await self._send_file(request, channel, path)
+
+    async def _send_file(self, request: web.Request, channel: Channel, path: Path) -> web.StreamResponse:
+        """Answer with a file over the channel's link, its checksum in the head, and close the connection."""
+        response = web.StreamResponse(headers=self._headers("no-store"))
+        response.force_close()
+        response.content_type = "application/octet-stream"
+        try:
+            with path.open("rb") as file:
+                response.headers[CHECKSUM_HEADER] = f"{await checksum(path):08x}"
+                response.content_length = os.fstat(file.fileno()).st_size
+                channel.link.carry_file(request)
+                await response.prepare(request)
+                while data := file.read(_FILE_CHUNK_BYTES):
+                    await response.write(data)
+                await response.write_eof()
+        except FileNotFoundError:  # its request was abandoned meanwhile
+            raise web.HTTPNotFound from None
+        except ConnectionError:
+            pass  # the page went, or a fault cut it off: it fetches again what it still wants
+        return response
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         if request.headers.getall("Origin", []) != [self.origin]:
@@ -146,9 +176,10 @@ class Bridge:
             timeout=1.0,
         )
         try:
+            relay = channel.link.carry_socket(request)
             await response.prepare(request)
-            if request.transport is not None:
-                await channel.serve(response, request.transport, instance)
+            if relay is not None and request.transport is not None:
+                await channel.serve(response, relay, instance)
         except ConnectionError:
             # The browser died while its socket opened or was written to: the page is told nothing, and the
             # channel sees the loss as it sees every other.

@@ -1,8 +1,11 @@
 // Binary frames: 64 bytes of little-endian header, then raw little-endian payload.
 // The layout is documented once, in pytest_webaccel/bridge/frames.py.
 
+import { crc32 } from "./checksum.mjs";
+
 export const HEADER_BYTES = 64;
 const MAGIC = 0x31584157; // "WAX1", little-endian
+const CHECKED_BYTES = 32; // of the header, before the checksum
 
 /** @typedef {{name: string, dtype: string, shape: number[], bytes: number, text?: string[]}} TensorSpec */
 /** @typedef {{name: string, dtype: string, shape: number[], data: ArrayBuffer, text?: string[]}} Tensor */
@@ -27,14 +30,47 @@ export function* chunks(request, tensor, bytes, chunkBytes) {
     header.setUint32(12, length, true);
     header.setBigUint64(16, BigInt(offset), true);
     header.setBigUint64(24, BigInt(total), true);
-    new Uint8Array(frame, HEADER_BYTES).set(bytes.subarray(offset, offset + length));
+    const payload = new Uint8Array(frame, HEADER_BYTES);
+    payload.set(bytes.subarray(offset, offset + length));
+    header.setUint32(CHECKED_BYTES, checksum(frame, payload), true);
     yield frame;
   }
 }
 
+/** @param {ArrayBuffer} frame @param {Uint8Array} payload */
+function checksum(frame, payload) {
+  return crc32(payload, crc32(new Uint8Array(frame, 0, CHECKED_BYTES)));
+}
+
+/**
+ * @param {string} text a JSON object
+ * @returns {string} with its checksum before it
+ */
+export function seal(text) {
+  return textChecksum(text) + text;
+}
+
+/**
+ * @param {string} text
+ * @returns {string} the JSON in it, whose checksum was right where it has one
+ */
+export function unseal(text) {
+  if (text.startsWith("{")) return text;
+  const object = text.slice(8);
+  if (textChecksum(object) !== text.slice(0, 8)) throw new Error("a text frame arrived damaged");
+  return object;
+}
+
+const encoder = new TextEncoder();
+
+/** @param {string} text */
+function textChecksum(text) {
+  return crc32(encoder.encode(text)).toString(16).padStart(8, "0");
+}
+
 /**
  * @param {ArrayBuffer} frame
- * @returns {{request: number, tensor: number, offset: number, total: number, payload: Uint8Array}}
+ * @returns {{request: number, tensor: number, offset: number, total: number, payload: Uint8Array, intact: boolean}}
  */
 export function decodeChunk(frame) {
   const header = new DataView(frame);
@@ -45,12 +81,14 @@ export function decodeChunk(frame) {
   if (length !== frame.byteLength - HEADER_BYTES) {
     throw new Error("a binary frame's length is not the one it says");
   }
+  const payload = new Uint8Array(frame, HEADER_BYTES, length);
   return {
     request: header.getUint32(4, true),
     tensor: header.getUint32(8, true),
     offset: Number(header.getBigUint64(16, true)),
     total: Number(header.getBigUint64(24, true)),
-    payload: new Uint8Array(frame, HEADER_BYTES, length),
+    payload,
+    intact: checksum(frame, payload) === header.getUint32(CHECKED_BYTES, true),
   };
 }
 

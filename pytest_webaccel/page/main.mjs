@@ -6,20 +6,19 @@ import { HeldTensors } from "./held.mjs";
 import { OnnxEngine, OperationError } from "./onnx.mjs";
 import { PageSession } from "./session.mjs";
 
-const BEAT_MS = 500;
 // A device that takes longer to say that it has nothing to do hangs, and is as good as lost.
 const DEVICE_MS = 1_500;
 const BACKOFF_FIRST_MS = 10;
 const BACKOFF_CAP_MS = 2_000;
 // A connection that ends sooner counts as a failure, or one that is refused at once would be tried without a pause.
-const SETTLED_MS = 1_000;
+const SETTLED_MS = 100;
 
 /** @typedef {import("./session.mjs").Request} Request */
 /** @typedef {{value?: any, tensors?: import("./session.mjs").OutTensor[]}} Outcome */
 
-const backend = /** @type {"webgpu" | "webnn" | "cpu"} */ (
-  new URLSearchParams(location.search).get("backend") ?? "cpu"
-);
+const query = new URLSearchParams(location.search);
+const backend = /** @type {"webgpu" | "webnn" | "cpu"} */ (query.get("backend") ?? "cpu");
+const beatMs = Number(query.get("beat") ?? 250);
 const token = location.hash.slice(1);
 const instance = crypto.randomUUID();
 
@@ -113,7 +112,7 @@ async function answer(request) {
   }
 }
 
-/** Connects, and connects again when the connection is lost: capped exponential backoff, full jitter. */
+/** Connects, and connects again: at once where a connection lived, else with capped exponential backoff, full jitter. */
 function connect(failures = 0) {
   const opening = new WebSocket(`ws://${location.host}/socket?instance=${instance}`, ["webaccel.1", token]);
   opening.binaryType = "arraybuffer";
@@ -138,14 +137,15 @@ function connect(failures = 0) {
       session.closed();
     }
     const lived = openedAt && performance.now() - openedAt >= SETTLED_MS;
-    const attempt = lived ? 0 : failures + 1;
+    if (lived) return connect();
+    const attempt = failures + 1;
     const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_FIRST_MS * 2 ** Math.min(attempt, 16));
     setTimeout(connect, Math.random() * ceiling, attempt);
   };
 }
 
 watchFiles(/** @type {HTMLInputElement} */ (document.getElementById("webaccel-files")));
-setInterval(() => session.beat(), BEAT_MS);
+setInterval(() => session.beat(), beatMs);
 addEventListener("error", ({ message }) => session.event("page_error", { message: String(message).slice(0, 300) }));
 addEventListener("unhandledrejection", ({ reason }) =>
   session.event("page_error", { message: String(reason).slice(0, 300) }),

@@ -2,9 +2,9 @@
 // connections: results are kept until acknowledged, so a request that is sent again after a
 // reconnect is answered and not run twice. Messages: see pytest_webaccel/bridge/protocol.py.
 
-import { Assembly, chunks, decodeChunk } from "./frames.mjs";
+import { Assembly, chunks, decodeChunk, seal, unseal } from "./frames.mjs";
 
-const PROTOCOL_VERSION = 1;
+const PROTOCOL_VERSION = 2;
 const CHUNK_BYTES = 1 << 20;
 const REMEMBERED = 256;
 
@@ -59,7 +59,7 @@ export class PageSession {
 
   /** @param {string} text */
   text(text) {
-    const message = JSON.parse(text);
+    const message = JSON.parse(unseal(text));
     switch (message.t) {
       case "welcome":
         return this.resume(new Set(message.pending));
@@ -73,6 +73,10 @@ export class PageSession {
       case "cancel":
         this.remember(message.id, { state: "cancelled" });
         return;
+      case "again":
+        return this.sendAnswer(message.id, true);
+      case "ping":
+        return this.json({ t: "pong", n: message.n });
       case "ack":
         for (const id of message.ids ?? []) this.remember(id, { state: "cancelled" });
         if (message.events !== undefined) this.events.delete(message.events);
@@ -86,7 +90,11 @@ export class PageSession {
   binary(frame) {
     const chunk = decodeChunk(frame);
     const entry = this.entries.get(chunk.request);
-    if (entry?.state !== "receiving") return; // known and complete already
+    if (entry?.state !== "receiving") return; // known and complete already, or asked for again
+    if (!chunk.intact) {
+      this.entries.delete(chunk.request);
+      return this.json({ t: "again", id: chunk.request });
+    }
     entry.assembly.add(chunk);
     this.takeUpWhenWhole(chunk.request);
   }
@@ -149,14 +157,14 @@ export class PageSession {
     }
   }
 
-  /** @param {number} id */
-  sendAnswer(id) {
+  /** @param {number} id @param {boolean} again whether what was sent on this connection arrived damaged */
+  sendAnswer(id, again = false) {
     const entry = this.entries.get(id);
-    if (entry?.state !== "done" || entry.sentOn === this.connection) return;
+    if (entry?.state !== "done" || (entry.sentOn === this.connection && !again)) return;
     entry.sentOn = this.connection;
     const { answer } = entry;
     const tensors = answer.ok ? (answer.tensors ?? []) : [];
-    this.json({
+    const message = {
       t: "result",
       id,
       ok: answer.ok,
@@ -171,7 +179,8 @@ export class PageSession {
         bytes: text ? 0 : bytes.byteLength,
         text,
       })),
-    });
+    };
+    this.send(seal(JSON.stringify(message)));
     tensors.forEach((tensor, index) => {
       if (tensor.text) return;
       for (const frame of chunks(id, index, tensor.bytes, CHUNK_BYTES)) this.send(frame);

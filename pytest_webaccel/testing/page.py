@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import logging
 import random
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from pytest_webaccel.bridge.frames import DTYPES
+from pytest_webaccel.bridge.server import CHECKSUM_HEADER
 from pytest_webaccel.errors import ProtocolError
 from pytest_webaccel.terms import Backend
 from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
@@ -32,8 +34,12 @@ T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 Outcome = tuple[Any, Mapping[str, np.ndarray[Any, Any]]]
 
-_BEAT_S = 0.5
 _TAKE_S = 30.0
+#: Attempts at fetching a file, with pauses between them.
+_FETCHES = 5
+_FETCH_PAUSE_S = 0.05
+#: A connection that ends sooner counts as a failure, or one that is refused at once would be tried without a pause.
+_SETTLED_S = 0.1
 _SUBPROTOCOL = "webaccel.1"
 
 _log = logging.getLogger(__name__)
@@ -85,7 +91,9 @@ class FakePage:
     ) -> None:
         self.url = url
         parts = urlsplit(url)
-        self.backend = Backend(parse_qs(parts.query).get("backend", ["cpu"])[0])
+        query = parse_qs(parts.query)
+        self.backend = Backend(query.get("backend", ["cpu"])[0])
+        self._beat_s = float(query.get("beat", ["250"])[0]) / 1000
         self._host = parts.netloc
         self._token = parts.fragment
         self._random = random.Random(f"page\0{seed}")
@@ -167,8 +175,9 @@ class FakePage:
                 failures += 1
                 _log.debug("fake page on %s: %s", self.backend, type(error).__name__)
             else:
-                failures = 0
+                opened = asyncio.get_running_loop().time()
                 await self._converse(socket)
+                failures = 0 if asyncio.get_running_loop().time() - opened >= _SETTLED_S else failures + 1
             await asyncio.sleep(self._backoff.pause(failures))
 
     async def _converse(self, socket: ClientWebSocketResponse) -> None:
@@ -206,7 +215,7 @@ class FakePage:
 
     async def _beats(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(self._beat_s)
             await self._awake.wait()
             self.session.beat()
 
@@ -334,9 +343,26 @@ class FakePage:
         return data
 
     async def _get(self, key: str) -> bytes:
+        """Fetch a file, again where its connection was cut or its bytes are not those that were sent."""
+        import aiohttp
+
+        for attempt in range(1, _FETCHES + 1):
+            try:
+                return await self._get_once(key)
+            except aiohttp.ClientError as error:
+                _log.debug("fake page on %s: fetch %d of a file: %s", self.backend, attempt, type(error).__name__)
+            await asyncio.sleep(_FETCH_PAUSE_S * attempt)
+        raise OperationError("page", f"a file could not be fetched whole in {_FETCHES} attempts")
+
+    async def _get_once(self, key: str) -> bytes:
+        import aiohttp
+
         assert self._http is not None
         headers = {"Authorization": f"Bearer {self._token}"}
         async with self._http.get(f"http://{self._host}/blob/{key}", headers=headers) as response:
             if response.status != 200:
                 raise OperationError("page", f"the bridge answered {response.status} for a file")
-            return await response.read()
+            data = await response.read()
+            if f"{zlib.crc32(data):08x}" != response.headers.get(CHECKSUM_HEADER):
+                raise aiohttp.ClientPayloadError("the file arrived damaged")
+            return data

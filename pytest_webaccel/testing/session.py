@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pytest_webaccel.bridge.frames import Assembly, TensorSpec, chunks, decode_chunk, spec_of
+from pytest_webaccel.bridge.frames import Assembly, TensorSpec, chunks, decode_chunk, seal, spec_of, unseal
 from pytest_webaccel.bridge.protocol import PROTOCOL_VERSION
 from pytest_webaccel.errors import ProtocolError
 
@@ -95,7 +95,7 @@ class PageSession:
 
     def text(self, text: str) -> None:
         """Take one text frame."""
-        message = json.loads(text)
+        message = json.loads(unseal(text))
         match message.get("t"):
             case "welcome":
                 self._resume(message.get("pending", []))
@@ -107,6 +107,10 @@ class PageSession:
                     self._start(message["id"], entry)
             case "cancel":
                 self._remember(message["id"])
+            case "again":
+                self._send_answer(message["id"], again=True)
+            case "ping":
+                self._json({"t": "pong", "n": message["n"]})
             case "ack":
                 for request_id in message.get("ids", []):
                     self._remember(request_id)
@@ -119,7 +123,11 @@ class PageSession:
         chunk = decode_chunk(frame)
         entry = self._entries.get(chunk.request)
         if entry is None or entry.state != "receiving" or entry.assembly is None:
-            return  # known and complete already
+            return  # known and complete already, or asked for again
+        if not chunk.intact:
+            del self._entries[chunk.request]
+            self._json({"t": "again", "id": chunk.request})
+            return
         entry.assembly.add(chunk)
         self._take_up_when_whole(chunk.request, entry)
 
@@ -194,9 +202,9 @@ class PageSession:
         self.executions[request_id] = self.executions.get(request_id, 0) + 1
         self._on_request(PageRequest(request_id, message["op"], message["args"], tensors, message["files"]))
 
-    def _send_answer(self, request_id: int) -> None:
-        entry = self._entries[request_id]
-        if entry.answer is None or entry.sent_on == self.connection:
+    def _send_answer(self, request_id: int, *, again: bool = False) -> None:
+        entry = self._entries.get(request_id)
+        if entry is None or entry.answer is None or (entry.sent_on == self.connection and not again):
             return
         entry.sent_on = self.connection
         answer = entry.answer
@@ -208,7 +216,7 @@ class PageSession:
             message["error"] = {"kind": answer.error[0], "message": answer.error[1][:4000]}
         message["executions"] = self.executions.get(request_id, 1)
         message["tensors"] = [spec.to_json() for spec in specs]
-        self._json(message)
+        self._send(seal(json.dumps(message)))
         for index, (spec, array) in enumerate(zip(specs, answer.tensors.values(), strict=True)):
             if spec.text is None and array.nbytes:
                 flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -229,7 +237,10 @@ class PageSession:
 
 
 class Backoff:
-    """Pauses between connection attempts: capped exponential, full jitter, seeded."""
+    """Pauses between connection attempts: none after a connection that lived, else capped exponential, full jitter.
+
+    The jitter is seeded.
+    """
 
     FIRST_S = 0.010
     CAP_S = 2.0
@@ -238,5 +249,7 @@ class Backoff:
         self._random = random.Random(f"backoff\0{seed}")
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after ``failures`` attempts in a row that opened nothing."""
+        """Return the seconds to wait after ``failures`` attempts in a row that opened nothing that lived."""
+        if not failures:
+            return 0.0
         return self._random.random() * min(self.CAP_S, self.FIRST_S * 2.0 ** min(failures, 16))

@@ -10,7 +10,7 @@ import logging
 import aiohttp
 import pytest
 
-from pytest_webaccel.bridge.protocol import Limits
+from pytest_webaccel.bridge.protocol import PROTOCOL_VERSION, Limits
 from pytest_webaccel.bridge.server import SUBPROTOCOL, Bridge
 from pytest_webaccel.errors import RemoteError
 from pytest_webaccel.terms import Backend, Damage, Symptom
@@ -85,7 +85,7 @@ class Target:
             max_msg_size=0,
         ) as socket:
             if hello:
-                await socket.send_str(json.dumps({"t": "hello", "protocol": 1, "instance": instance}))
+                await socket.send_str(json.dumps({"t": "hello", "protocol": PROTOCOL_VERSION, "instance": instance}))
                 assert json.loads((await socket.receive()).data)["t"] == "welcome"
             yield socket
 
@@ -268,7 +268,8 @@ def test_pages_that_race_for_one_token_leave_one_connected():
         joined = [socket for _, socket in numbered]
         for number, socket in numbered:
             with contextlib.suppress(ConnectionError):
-                await socket.send_str(json.dumps({"t": "hello", "protocol": 1, "instance": f"instance-{number}"}))
+                hello = {"t": "hello", "protocol": PROTOCOL_VERSION, "instance": f"instance-{number}"}
+                await socket.send_str(json.dumps(hello))
         answered = [
             socket for socket in joined if (await asyncio.wait_for(socket.receive(), 10)).type is aiohttp.WSMsgType.TEXT
         ]
@@ -286,7 +287,7 @@ def test_pages_that_race_for_one_token_leave_one_connected():
         ('{"t":"result","id":1}', 1008),
         ("not json", 1008),
         (b"WAX1" + bytes(60) + b"x", 1008),
-        ('{"t":"hello","protocol":1,"instance":"\\ud800\\ud800\\ud800\\ud800\\ud800\\ud800\\ud800"}', 1008),
+        ('{"t":"hello","protocol":2,"instance":"\\ud800\\ud800\\ud800\\ud800\\ud800\\ud800\\ud800"}', 1008),
     ],
 )
 def test_a_first_message_that_is_no_hello_closes_the_connection(said, code):
@@ -313,11 +314,12 @@ def test_a_text_over_the_limit_closes_the_connection():
 
 def chunk(request=1, tensor=0, offset=0, total=8, payload=b"12345678", length=None):
     import struct
+    import zlib
 
     header = struct.pack(
         "<4sIIIQQ", b"WAX1", request, tensor, len(payload) if length is None else length, offset, total
     )
-    return header.ljust(64, b"\0") + payload
+    return header + struct.pack("<I28x", zlib.crc32(payload, zlib.crc32(header))) + payload
 
 
 ANNOUNCED = {"name": "x", "dtype": "uint8", "shape": [8], "bytes": 8}
@@ -376,7 +378,7 @@ def test_a_result_over_the_bounds_fails_its_request_and_nothing_is_allocated_for
 def test_a_hello_that_names_another_page_than_was_admitted_closes_the_connection():
     async def body(target):
         async with target.socket(hello=False) as socket:
-            await socket.send_str(json.dumps({"t": "hello", "protocol": 1, "instance": "somebody-else"}))
+            await socket.send_str(json.dumps({"t": "hello", "protocol": PROTOCOL_VERSION, "instance": "somebody-else"}))
             await closed_with(socket, 1008)
         assert not target.channel.connected
 
@@ -437,7 +439,7 @@ def test_a_file_needs_the_token_of_its_own_channel_and_our_origin(tmp_path):
         path = tmp_path / "model.onnx"
         path.write_bytes(b"weights")
         target.channel.send("load", files={"model": path}, deadline=30)
-        [key] = [placed.name for placed in target.channel._folder().iterdir()]
+        [key] = [placed.name for placed in target.channel.handover.folder.iterdir()]
         other = target.bridge.open("fake:webgpu")
         url = f"{target.origin}/blob/{key}"
 
