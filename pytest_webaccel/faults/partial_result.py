@@ -35,6 +35,7 @@ class PartialResult(BaseInjector):
     symptoms = frozenset({Symptom.RESULT_DAMAGED})
     seen_by_request = True
     misfits: ClassVar[Mapping[FaultPoint, str]] = {
+        FaultPoint.MID_LOAD: "the answer of a load carries no tensor that could arrive damaged",
         FaultPoint.AFTER: "the answer has arrived whole by then",
     }
 

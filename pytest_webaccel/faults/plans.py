@@ -30,7 +30,7 @@ def plans_of(
         faults = [fault for fault in LEVELS[Level(word)] if not INJECTORS[fault].misfit(at)]
         return tuple(FaultPlan(fault, at, times, recovery) for fault in faults)
     if word not in set(Fault):
-        raise ValueError(unknown("fault", name, [*Fault, *Level]))
+        raise ValueError(unknown("fault", name, map(str, [*Fault, *Level])))
     if reason := INJECTORS[Fault(word)].misfit(at):
         fitting = [str(point) for point in FaultPoint if not INJECTORS[Fault(word)].misfit(point)]
         raise ValueError(f"fault {word} can never fire at {at}: {reason}; it can at {', '.join(fitting)}")

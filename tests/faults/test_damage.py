@@ -22,7 +22,7 @@ from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.request import Run
 from pytest_webaccel.pool.target import LaneTarget
 from pytest_webaccel.pool.worker import installation_of
-from pytest_webaccel.terms import Backend, Browser, Damage, Fault, Lane, Symptom
+from pytest_webaccel.terms import Backend, Browser, Damage, Fault, Lane
 from tests import models
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def test_without_recovery_the_request_fails(grounds, lane, case):
             if not injector.degrades:
                 assert met is not None, f"the request was answered although {seen} was seen"
             if injector.seen_by_request:
-                assert met is not None and met.symptom in injector.symptoms
+                assert met is not None
+                assert met.symptom in injector.symptoms
             return None
 
     if reason := grounds.run(scenario()):

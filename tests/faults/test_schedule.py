@@ -51,7 +51,7 @@ def test_the_same_seed_and_test_give_the_same_schedule(chosen, seed, test_id):
 
 
 def test_seed_and_test_id_both_change_the_order():
-    three = [FaultPlan(fault) for fault in Fault]
+    three = [FaultPlan(fault) for fault in list(Fault)[:3]]
     assert len({FaultSchedule(three, seed, "test_a").firings for seed in range(100)}) == 6
     assert len({FaultSchedule(three, 1, f"test_{i}").firings for i in range(100)}) == 6
 
@@ -61,14 +61,14 @@ def test_the_schedule_does_not_depend_on_the_process(hash_seed):
     program = (
         "from pytest_webaccel.faults import FaultSchedule, choose\n"
         "from pytest_webaccel.terms import Fault, FaultPlan\n"
-        "three = [FaultPlan(fault) for fault in Fault]\n"
+        "three = [FaultPlan(fault) for fault in list(Fault)[:3]]\n"
         "print(*(p.fault for p in FaultSchedule(three, 7, 'test_a').firings))\n"
         "print(*(choose(three, 7, f'test_{i}', lambda fault: True).fault for i in range(20)))\n"
     )
     environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(filter(None, sys.path))}
     there = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
-    three = [FaultPlan(fault) for fault in Fault]
+    three = [FaultPlan(fault) for fault in list(Fault)[:3]]
     orders = [p.fault for p in FaultSchedule(three, 7, "test_a").firings]
     choices = [one.fault for i in range(20) if (one := choose(three, 7, f"test_{i}", lambda fault: True))]
     assert there.stdout.splitlines() == [" ".join(orders), " ".join(choices)]
@@ -93,7 +93,7 @@ def test_a_plan_that_joins_changes_only_the_tests_that_get_it(chosen, new, seed,
 
 
 def test_a_run_spreads_its_plans_over_its_tests():
-    three = [FaultPlan(fault) for fault in Fault]
+    three = [FaultPlan(fault) for fault in list(Fault)[:3]]
     counts = Counter(choose(three, 1, f"test_{i}", lambda fault: True) for i in range(900))
     assert set(counts) == set(three)
     assert min(counts.values()) > 240
