@@ -1,103 +1,249 @@
-"""The demo's fault tests, many times in a row; after each run nothing may be left running or lying about.
+"""Thousands of faults in one long-lived process: random ones, at random moments, on every lane, under every strategy.
 
-Ends with 0 only if every run passed, every recovery is ``recovered`` in its database, and no process, profile
-or temporary folder of ours is left. Progress is printed run by run; ``--runs`` sets how many.
+Ends with 0 only where no answer was wrong, nothing was done twice, no committed result was lost, no process or
+profile was left after any worker, and memory stays flat. Every fault is written to ``--state`` at once; the same
+command goes on where it ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
-import subprocess
+import signal
 import sys
-import tempfile
 import time
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import psutil
-
+from pytest_webaccel.browsers.probe import lanes_table
+from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.report.statistics import wilson
+from pytest_webaccel.terms import Browser, Lane, Strategy
 from tests.bench.common import machine
+from tests.bench.matrix.blows import drawn, possible
+from tests.bench.matrix.flat import Point, Slope, slope
+from tests.bench.matrix.progress import duration
+from tests.bench.matrix.soaking import Struck, leftovers, look, scratch_folder, strike
+from tests.bench.matrix.state import RECOVERED, VOID, Log, StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pytest_webaccel.rows import Row
+    from pytest_webaccel.terms import Fault, FaultPoint, ProbeResult
+
+ROOT = Path(__file__).parents[2]
+STATE = ROOT / "build" / "bench" / "soak.jsonl"
+#: Seconds of a fault, on two cores without a GPU, before the first ones are timed.
+_GUESS_S = 1.8
+_LOOK_EVERY = 25
+#: Growth for each 1000 faults up to which memory counts as flat: MiB, and file descriptors.
+FLAT: Mapping[str, float] = {"rss_mib": 1.0, "pss_mib": 1.0, "fds": 0.5}
+#: Faults under which nothing can be said of memory.
+LEAST_FOR_MEMORY = 1000
+_MIB = 1 << 20
 
 
-def leftovers(before: set[int], scratch: Path) -> list[str]:
-    """Return what a run left behind: processes that were not there before, and files in its own temporary folder."""
-    found = []
-    for process in psutil.process_iter(["pid", "name", "cmdline"]):
-        command = " ".join(process.info["cmdline"] or [])
-        if process.info["pid"] not in before and str(scratch) in command:
-            found.append(f"process {process.info['pid']}: {command[:100]}")
-    found += [f"left in the temporary folder: {path.name}" for path in scratch.glob("webaccel*")]
-    return found
+def parsed(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__.split("\n")[0])
+    parser.add_argument("--faults", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=250, help="faults after which the worker is ended and looked at")
+    parser.add_argument("--minutes", type=float, help="end after so many minutes; run again to go on")
+    parser.add_argument("--lanes", default="", help="lanes with commas; default: every Chromium lane that works")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--state", type=Path, help=f"faults so far; default {STATE.relative_to(ROOT)}")
+    parser.add_argument("--out", type=Path, help="write the row as JSON to this file")
+    parser.add_argument("--quick", action="store_true", help="40 faults, under two minutes")
+    return parser.parse_args(given)
 
 
-def one_run(root: Path, scratch: Path, seed: int) -> tuple[bool, str, list[tuple[str, str, str, float]]]:
-    """Run the fault tests once; return whether all is well, why not, and (fault, strategy, outcome, ms) rows."""
-    import duckdb
+class Soak:
+    """A soak under way; ``log`` is where everything that happens is kept."""
 
-    database = scratch / "soak.duckdb"
-    before = {process.pid for process in psutil.process_iter()}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "tests/demo/test_faults.py", "-n", "2", "-q", "-p", "no:cacheprovider"),
-            *(f"--webaccel-seed={seed}", f"--webaccel-db={database}"),
-        ],
-        cwd=root,
-        env={**os.environ, "TMPDIR": str(scratch)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    rows = []
-    if database.exists():
-        with duckdb.connect(str(database), read_only=True) as connection:
-            rows = connection.execute("select fault, strategy, outcome, total_ms from recoveries").fetchall()
-    left = leftovers(before, scratch)
-    trouble = left + [
-        f"{fault} {strategy}: {outcome}" for fault, strategy, outcome, _ in rows if outcome != "recovered"
-    ]
-    if done.returncode:
-        trouble.append(f"pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
-    if not rows:
-        trouble.append("no recovery was recorded")
-    return not trouble, "; ".join(trouble), rows
+    def __init__(self, table: Sequence[ProbeResult], log: Log, options: argparse.Namespace, scratch: Path) -> None:
+        self._table = table
+        self._log = log
+        self._options = options
+        self._scratch = scratch
+        self._process = f"{os.getpid()}-{int(time.time())}"
+        self._begun = time.monotonic()
+        self._done = 0
+        self._rows: list[Row] = []
+
+    def run(self, there: Mapping[Lane, Sequence[tuple[Fault, FaultPoint]]], until: float) -> str:
+        """Cause what is left of the faults; return how it ended."""
+        known = {entry["number"] for entry in self._log.entries if "number" in entry}
+        left = [number for number in range(self._options.faults) if number not in known]
+        for first in range(0, len(left), self._options.batch):
+            numbers = left[first : first + self._options.batch]
+            # Every other worker keeps a warm spare, so that both ways of recovering are worn.
+            worker = self._worker(spares=(numbers[0] // self._options.batch) % 2)
+            try:
+                for number in numbers:
+                    if time.monotonic() >= until:
+                        return "the time is up"
+                    self._one(worker, number, there, len(left))
+            finally:
+                worker.stop()
+                self._log.append({"left": leftovers(self._scratch), "after": self._done})
+                self._log.append(look(self._process, self._done, live=False))
+        return ""
+
+    def _one(
+        self, worker: Worker, number: int, there: Mapping[Lane, Sequence[tuple[Fault, FaultPoint]]], left: int
+    ) -> None:
+        begun = time.monotonic()
+        struck = strike(worker, drawn(number, self._options.seed, there), self._rows)
+        self._log.append({**struck.to_json(), "took_s": round(time.monotonic() - begun, 3)})
+        self._done += 1
+        self._tell(struck, left)
+        if self._done % _LOOK_EVERY == 0:
+            self._log.append(look(self._process, self._done, live=True))
+
+    def _worker(self, *, spares: int) -> Worker:
+        return Worker(
+            self._table,
+            run_id="soak",
+            worker="soak",
+            strategy=Strategy.COORDINATED,
+            record=self._rows.append,
+            spares=spares,
+            budget_s=120.0,
+            seed=self._options.seed,
+        )
+
+    def _tell(self, struck: Struck, left: int) -> None:
+        blow = struck.blow
+        if struck.outcome == VOID or struck.wrong or struck.lost or struck.duplicated or struck.outcome != RECOVERED:
+            words = f"{blow.lane} {blow.fault}@{blow.point} {blow.strategy}: {struck.outcome}"
+            odd = f"wrong {struck.wrong} lost {struck.lost} twice {struck.duplicated}"
+            print(f"  {blow.number}: {words}; {odd}; {struck.detail[:200]}", flush=True)
+        if self._done % _LOOK_EVERY == 0 or self._done == left:
+            rate = (time.monotonic() - self._begun) / self._done
+            still = duration(rate * (left - self._done))
+            print(f"{self._done}/{left} faults, {60 / rate:.0f} a minute, about {still} left", flush=True)
+
+
+def slopes(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Slope | None]:
+    """Return the growth for each 1000 faults of this process with its browsers up, by what grows."""
+    looks = [entry for entry in entries if "look" in entry and entry["live"]]
+
+    def points(name: str, unit: float) -> list[Point]:
+        return [Point(entry["look"], entry["faults"], entry[name] / unit) for entry in looks]
+
+    named = {"rss_mib": ("rss", _MIB), "pss_mib": ("pss", _MIB), "fds": ("fds", 1)}
+    return {what: slope(points(name, unit), warm_up=min(batch, 100)) for what, (name, unit) in named.items()}
+
+
+def row_of(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
+    """Return the one row of a soak."""
+    faults = [entry for entry in entries if "number" in entry]
+    tried = [entry for entry in faults if entry["outcome"] != VOID]
+    recovered = sum(entry["outcome"] == RECOVERED for entry in tried)
+    row: dict[str, Any] = {
+        "case": "soak",
+        "n": len(faults),
+        "struck": len(tried),
+        "recovered": recovered,
+        "success_low": wilson(recovered, len(tried)).low,
+        "void": len(faults) - len(tried),
+        "answers": sum(entry["answers"] for entry in faults),
+        "wrong": sum(entry["wrong"] for entry in faults),
+        "duplicated": sum(entry["duplicated"] for entry in faults),
+        "lost": sum(entry["lost"] for entry in faults),
+        "workers": sum("left" in entry for entry in entries),
+        "orphans": sum(len(entry["left"]) for entry in entries if "left" in entry),
+        "seconds": round(sum(entry["took_s"] for entry in faults)),
+        "evidence": "software",
+    }
+    for what, one in slopes(entries, batch).items():
+        row |= {f"{what}_per_1000": None, f"{what}_low": None, f"{what}_high": None}
+        if one is not None:
+            row |= {f"{what}_per_1000": one.value, f"{what}_low": one.low, f"{what}_high": one.high}
+    return row
+
+
+def verdicts(row: Mapping[str, Any], wanted: int) -> dict[str, bool]:
+    """Return what a soak must show, and whether it did."""
+    told = {f"{name} is 0": row[name] == 0 for name in ("wrong", "duplicated", "lost", "orphans")}
+    for what, limit in FLAT.items():
+        high = row[f"{what}_high"]
+        if high is None and wanted < LEAST_FOR_MEMORY:
+            continue
+        told[f"{what} grows by less than {limit:g} for each 1000 faults"] = high is not None and high <= limit
+    return {f"{wanted} faults were caused": row["n"] >= wanted, **told}
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.soak")
-    parser.add_argument("--runs", type=int, default=100)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--quick", action="store_true", help="two runs")
-    options = parser.parse_args(given)
-    root = Path(__file__).parents[2]
-    runs = 2 if options.quick else options.runs
-    good, seconds, recoveries = 0, [], []
-    for index in range(runs):
-        with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
-            begun = time.perf_counter()
-            well, trouble, rows = one_run(root, Path(scratch), seed=index)
-            seconds.append(time.perf_counter() - begun)
-        good += well
-        recoveries += rows
-        print(
-            f"run {index + 1}/{runs}: {'well' if well else trouble} ({len(rows)} recoveries, {seconds[-1]:.0f} s)",
-            flush=True,
-        )
-    recovered = sum(outcome == "recovered" for _, _, outcome, _ in recoveries)
-    low = wilson(recovered, len(recoveries)).low if recoveries else 0.0
-    print(f"{good} of {runs} runs well; {recovered} of {len(recoveries)} faults recovered (Wilson 95 % low {low:.4f})")
+    options = parsed(given)
+    if options.quick:
+        options.faults, options.batch = min(options.faults, 40), 20
+        options.minutes = min(options.minutes or 1.5, 1.5)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    lanes = [Lane.parse(name) for name in options.lanes.split(",") if name]
+    whole = lanes_table(sorted({lane.browser for lane in lanes} or {Browser.CHROMIUM}))
+    table = [probe for probe in whole if probe.works and (not lanes or probe.lane in lanes)]
+    if not table:
+        raise SystemExit("no lane works here; see `python -m pytest_webaccel doctor`")
+    there, left_out = possible(table)
+    about = {"seed": options.seed, "lanes": [f"{probe.lane} {probe.version}" for probe in table]}
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(scratch_folder()))
+        path = options.state or (scratch / "quick.jsonl" if options.quick else STATE)
+        try:
+            log = stack.enter_context(Log(path, about))
+        except StateError as error:
+            raise SystemExit(str(error)) from None
+        _introduce(log, options, left_out)
+        try:
+            until = begun + options.minutes * 60 if options.minutes else float("inf")
+            ended = Soak(table, log, options, scratch).run(there, until)
+        except KeyboardInterrupt:
+            ended = "interrupted"
+        if ended:
+            print(f"{ended}: all so far is kept in {log.path}; the same command goes on from there")
+        return _finish(log, table, options, ended)
+
+
+def _introduce(log: Log, options: argparse.Namespace, left_out: Sequence[str]) -> None:
+    for line in left_out:
+        print(f"  left out: {line}")
+    timed = [entry["took_s"] for entry in log.entries if "number" in entry]
+    each = sum(timed) / len(timed) if timed else _GUESS_S
+    left = options.faults - len(timed)
+    known = "as those before" if timed else "a guess until the first are timed"
+    print(
+        f"{left} of {options.faults} faults left, about {duration(max(left, 0) * each)} ({known}); state: {log.path}",
+        flush=True,
+    )
+
+
+def _finish(log: Log, table: Sequence[ProbeResult], options: argparse.Namespace, ended: str) -> int:
+    row = row_of(log.entries, options.batch)
+    print(
+        f"{row['n']} faults, {row['struck']} struck, {row['recovered']} recovered "
+        f"(Wilson 95 % low {row['success_low']:.4f}); {row['answers']} answers held against NumPy"
+    )
+    for what, one in slopes(log.entries, options.batch).items():
+        print(f"{what} for each 1000 faults: {one or 'too few looks to say'}")
+    reasons = Counter(
+        entry.get("detail", "")[:120] for entry in log.entries if entry.get("outcome") not in {None, RECOVERED}
+    )
+    for reason, count in reasons.most_common(10):
+        print(f"  {count} x not recovered or void: {reason}")
+    told = verdicts(row, options.faults)
+    for what, well in told.items():
+        print(f"{'yes' if well else 'NO'}: {what}")
     if options.out:
-        row = {"case": "soak", "n": runs, "well": good, "faults": len(recoveries), "recovered": recovered}
-        row |= {"success_low": low, "seconds_median": sorted(seconds)[len(seconds) // 2], "evidence": "software"}
+        data = {"benchmark": "soak", "machine": machine(table), "seed": options.seed, "rows": [row], "verdicts": told}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({"benchmark": "soak", "machine": machine(), "rows": [row]}, indent=1) + "\n")
-    return 0 if good == runs else 1
+        options.out.write_text(json.dumps(data, indent=1) + "\n")
+        print(f"written: {options.out}")
+    return 130 if ended == "interrupted" else 0 if all(told.values()) else 1
 
 
 if __name__ == "__main__":

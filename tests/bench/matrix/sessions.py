@@ -188,9 +188,10 @@ class Restarts:
             return Result(**base(trial), outcome=VOID, detail=f"no row: {said[-250:]}")
         silent = trial.cell.fault in SILENT
         names = ("total_ms", "undisturbed_ms", "detect_ms", "reassign_ms", "load_ms", "restore_ms", "replay_ms")
+        times: dict[str, Any] = {name: row[name] or 0.0 for name in names}
         return Result(
             **base(trial),
-            **{name: row[name] or 0.0 for name in names},
+            **times,
             outcome=RECOVERED if row["outcome"] == RECOVERED else FAILED,
             deadline_ms=min(PATIENCE_S * 1000, row["detect_ms"]) if silent else 0.0,
             attempts=row["attempts"],

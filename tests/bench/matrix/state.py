@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["RECOVERED", "VOID", "Result", "State", "StateError", "read"]
+__all__ = ["FAILED", "RECOVERED", "VOID", "Log", "Result", "State", "StateError", "read"]
 
 RECOVERED, FAILED, VOID = "recovered", "failed", "void"
 
@@ -93,10 +93,10 @@ class Result:
         """Time from the moment the damage was seen, less the request's own undisturbed time."""
         return max(self.total_ms - self.detect_ms - self.undisturbed_ms, 0.0)
 
-    def encode(self) -> str:
-        """Return it as a line of JSON, without what is empty."""
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an entry, without what is empty; microseconds are enough."""
         data = {name: value for name, value in dataclasses.asdict(self).items() if value or name in _ALWAYS}
-        return json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in data.items()})
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in data.items()}
 
 
 _ALWAYS = frozenset({"trial", "strategy", "fault", "lane", "point", "spare", "outcome"})
@@ -119,18 +119,22 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
     """Return what a state file was measured on, and its results in order."""
-    header: dict[str, Any] = {}
-    results = []
-    for data in _lines(path):
-        if "header" in data:
-            header = data["header"]
-        elif "trial" in data:
-            results.append(Result(**{name: value for name, value in data.items() if name in _NAMES}))
-    return header, results
+    header, entries = _parted(path)
+    return header, [_result(entry) for entry in entries if "trial" in entry]
 
 
-class State:
-    """An open state file; one process at a time writes to it.
+def _parted(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    entries = list(_lines(path))
+    header: dict[str, Any] = next((entry["header"] for entry in entries if "header" in entry), {})
+    return header, [entry for entry in entries if "header" not in entry]
+
+
+def _result(entry: Mapping[str, Any]) -> Result:
+    return Result(**{name: value for name, value in entry.items() if name in _NAMES})
+
+
+class Log:
+    """An open file of entries, one a line; one process at a time writes to it. ``entries`` are those so far.
 
     ``about`` is what the figures depend on. Raises StateError where the file is of something else, or in use.
     """
@@ -138,7 +142,7 @@ class State:
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.results: list[Result] = []
+        self.entries: list[dict[str, Any]] = []
         self._lock = FileLock(f"{path}.lock")
         try:
             self._lock.acquire(timeout=0)
@@ -153,7 +157,7 @@ class State:
     def _open(self, about: Mapping[str, Any]) -> None:
         fresh = not self.path.exists() or not self.path.stat().st_size
         if not fresh:
-            header, self.results = read(self.path)
+            header, self.entries = _parted(self.path)
             if other := [key for key in about if header.get(key) != about[key]]:
                 told = "; ".join(f"{key}: {header.get(key)!r} there, {about[key]!r} here" for key in other)
                 raise StateError(
@@ -177,19 +181,32 @@ class State:
         self._file.close()
         self._lock.release()
 
-    def add(self, result: Result) -> None:
-        """Append a result; once this returns it is on the disk."""
-        self._write(result.encode())
-        self.results.append(result)
-
-    def done(self) -> set[str]:
-        """Return the trials that need not be done again."""
-        voids: dict[str, int] = {}
-        for result in self.results:
-            voids[result.trial] = voids.get(result.trial, 0) + (1 if result.outcome == VOID else TRIES)
-        return {trial for trial, spent in voids.items() if spent >= TRIES}
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry; once this returns it is on the disk."""
+        self._write(json.dumps(entry))
+        self.entries.append(dict(entry))
 
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+class State(Log):
+    """A log of the matrix's trials."""
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        super().__init__(path, about)
+        self.results = [_result(entry) for entry in self.entries if "trial" in entry]
+
+    def add(self, result: Result) -> None:
+        """Append a result; once this returns it is on the disk."""
+        self.append(result.to_json())
+        self.results.append(result)
+
+    def done(self) -> set[str]:
+        """Return the trials that need not be done again."""
+        spent: dict[str, int] = {}
+        for result in self.results:
+            spent[result.trial] = spent.get(result.trial, 0) + (1 if result.outcome == VOID else TRIES)
+        return {trial for trial, tries in spent.items() if tries >= TRIES}

@@ -72,7 +72,8 @@ def _answer(x: NDArray[np.float32]) -> NDArray[np.float32]:
     w1, b1, w2, b2 = _weights()
     logits = np.maximum(x @ w1 + b1, 0) @ w2 + b2
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+    shares: NDArray[np.float32] = (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def wrong(work: Work, got: Any) -> str:
