@@ -71,8 +71,11 @@ class AppNetwork:
         """Listen no more and end every connection; may be called twice."""
         if self._server is not None:
             self._server.close()
-        for way in list(self._ways):
+        ways = list(self._ways)
+        for way in ways:
             way.abort()
+        await asyncio.gather(*(way.joining for way in ways if way.joining is not None), return_exceptions=True)
+        await asyncio.sleep(0)  # in which transports close their sockets
 
     def _way(self) -> _Way:
         way = _Way(self.link, self._host, self._to, self._ways)
@@ -94,12 +97,12 @@ class _Way(asyncio.Protocol):
         self._near: asyncio.Transport | None = None
         self._far: asyncio.Transport | None = None
         self._relay: Relay | None = None
-        self._joining: asyncio.Task[None] | None = None
+        self.joining: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
         """End both connections at once."""
-        if self._joining is not None:
-            self._joining.cancel()
+        if self.joining is not None:
+            self.joining.cancel()
         for transport in (self._near, self._far):
             if transport is not None:
                 transport.abort()
@@ -125,7 +128,7 @@ class _Way(asyncio.Protocol):
         """Take the browser's connection; it is read once the server's is there."""
         self._near = cast("asyncio.Transport", transport)
         self._near.pause_reading()
-        self._joining = asyncio.ensure_future(self._join(self._near))
+        self.joining = asyncio.ensure_future(self._join(self._near))
 
     def data_received(self, data: bytes) -> None:
         """Pass on to the server."""
@@ -135,8 +138,8 @@ class _Way(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End the server's connection with the browser's."""
         self._ways.discard(self)
-        if self._joining is not None and self._far is None:
-            self._joining.cancel()
+        if self.joining is not None and self._far is None:
+            self.joining.cancel()
         if self._far is not None:
             (self._far.close if exc is None else self._far.abort)()
 
