@@ -4,6 +4,7 @@ import pytest
 
 from pytest_webaccel import markers
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faults.levels import LEVELS
 from pytest_webaccel.markers import Requirement
 from pytest_webaccel.terms import (
     Backend,
@@ -14,6 +15,7 @@ from pytest_webaccel.terms import (
     FaultPlan,
     FaultPoint,
     Lane,
+    Level,
     ProbeResult,
     Strategy,
 )
@@ -70,6 +72,16 @@ def test_fault_markers_are_planned_outermost_first(pytester):
     )
 
 
+def test_a_level_is_one_choice_of_several_plans(pytester):
+    head = "pytestmark = pytest.mark.fault('device_lost')"
+    marked = item(pytester, "@pytest.mark.fault('low', recovery='simple', at='before')", "webaccel_fake", head)
+    outer, inner = markers.fault_choices(marked)
+    assert outer == (FaultPlan(Fault.DEVICE_LOST),)
+    assert [plan.fault for plan in inner] == list(LEVELS[Level.LOW])
+    assert {(plan.at, plan.recovery) for plan in inner} == {(FaultPoint.BEFORE, Strategy.SIMPLE)}
+    markers.check(marked)
+
+
 @pytest.mark.parametrize(
     ("mark", "words"),
     [
@@ -79,9 +91,10 @@ def test_fault_markers_are_planned_outermost_first(pytester):
         ("webaccel(features=3)", r"features=3 is neither a word nor a list of words"),
         ("webaccel(family=[])", r"family=\[\] is neither a word nor a list of words"),
         ("webaccel(evidence=[1])", r"evidence=\[1\] is neither"),
-        ("fault('browser_crsh')", r"unknown name 'browser_crsh'.*did you mean 'browser_crash'"),
+        ("fault('browser_crsh')", r"unknown fault 'browser_crsh'.*did you mean 'browser_crash'"),
         ("fault('device_lost', recovery='simpel')", r"unknown recovery 'simpel'.*did you mean 'simple'"),
         ("fault('device_lost', at='never')", r"unknown at 'never' \(known: before, mid_request, "),
+        ("fault('network_jitter', at='after')", r"network_jitter can never fire at after: nothing travels.*before"),
         ("fault('device_lost', times=0)", r"times=0 is not a whole number from 1"),
         ("fault('device_lost', times=True)", r"times=True is not a whole number"),
         ("fault()", r"missing 1 required positional argument: 'name'.*it is fault\(name"),

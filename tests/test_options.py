@@ -118,6 +118,15 @@ def test_a_flag_beats_the_environment_which_beats_the_ini_file(pytester):
     assert (settings.seed, settings.recovery, settings.mode) == (3, Strategy.NONE, Mode.COMPARATIVE)
 
 
+def test_a_level_stands_for_its_faults_that_can_strike_at_the_point(pytester):
+    faults = read(pytester, "--webaccel-fault=low@after,browser_crash,low@after").faults
+    assert faults == (
+        FaultPlan(Fault.CONNECTION_LOST, FaultPoint.AFTER),
+        FaultPlan(Fault.PAGE_RELOAD, FaultPoint.AFTER),
+        FaultPlan(Fault.BROWSER_CRASH),
+    )
+
+
 def test_a_switch_can_be_turned_off_again(pytester):
     assert read(pytester, PYTEST_WEBACCEL_STRICT="yes").strict
     assert not read(pytester, "--no-webaccel-strict", PYTEST_WEBACCEL_STRICT="yes").strict
@@ -143,6 +152,7 @@ def test_a_path_in_the_ini_file_starts_from_that_file(pytester, monkeypatch):
         ("mode", "stres", "known: basic, comparative"),
         ("fault", "browser_crahs", "did you mean 'browser_crash'?"),
         ("fault", "device_lost@later", "known: before, mid_request"),
+        ("fault", "component_error@after", "fault component_error can never fire at after: no request comes after"),
         ("recovery", "simpel", "did you mean 'simple'?"),
         ("recovery-budget", "0", "0 seconds leave no time to recover; to see"),
         ("recovery-budget", "-1", "outside 0 to 86400 seconds"),
