@@ -179,6 +179,12 @@ class _Controller:
         if rows := getattr(node, "workeroutput", {}).get(_ROWS_OUTPUT, ()):
             self.recorder.texts(rows)
 
+    def pytest_keyboard_interrupt(self) -> None:
+        """Have what the end of an interrupted test still tells kept, since no report will carry it."""
+        session = self.config.stash.get(declarations.SESSION_MADE_KEY, None)
+        if session is not None:
+            session.interrupted = True
+
     @pytest.hookimpl(wrapper=True, trylast=True)  # inside the terminal's own wrapper, which prints our summary
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> Iterator[None]:
         """Store the run, draw the report, look at the gates; runs after Ctrl-C as well."""

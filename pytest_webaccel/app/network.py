@@ -16,7 +16,8 @@ from pytest_webaccel.errors import BridgeError
 if TYPE_CHECKING:
     import random
 
-    from pytest_webaccel.bridge.relay import Relay
+    from pytest_webaccel.bridge.payload import Scanner
+    from pytest_webaccel.bridge.relay import Relay, Server
 
 __all__ = ["AppLink", "AppNetwork"]
 
@@ -26,10 +27,26 @@ _CONNECT_S = 10.0
 class AppLink(Link):
     """The connections of an app's browser to the app's server."""
 
+    def __init__(self, name: str, chance: random.Random) -> None:
+        super().__init__(name, chance)
+        self._silent = False
+
     def stall(self) -> None:
-        """Have the present connections go silent. Raises BridgeError where there is none."""
-        self.present()
+        """Have all connections go silent, those that come as well, until :meth:`clear`: the network is gone."""
+        self._silent = True
         super().stall()
+
+    def clear(self) -> None:
+        """Take everything away; what waits passes now."""
+        self._silent = False
+        super().clear()
+
+    def carry(self, transport: asyncio.Transport, server: Server, upstream: Scanner, downstream: Scanner) -> Relay:
+        """Carry what passes; nothing does on a way that is silent."""
+        relay = super().carry(transport, server, upstream, downstream)
+        if self._silent:
+            relay.stall(True)
+        return relay
 
     def reset(self) -> None:
         """Reset every present connection. Raises BridgeError where there is none."""

@@ -31,7 +31,7 @@ def init_script() -> str:
 
 
 def attend() -> str:
-    """Return the expression that makes ready for a fault; its value has ``id``, ``total`` and ``gpus``."""
+    """Return the expression that makes ready for a fault; its value has ``id``, ``total``, ``gpus``, ``address``."""
     return f"{_KEY}.attend()"
 
 

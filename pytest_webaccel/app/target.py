@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.app.network import AppNetwork
     from pytest_webaccel.bridge.toxics import Link
+    from pytest_webaccel.browsers.attach import Attachable
     from pytest_webaccel.browsers.driver import Driver
     from pytest_webaccel.terms import ProbeResult
 
@@ -38,7 +39,7 @@ class AppTarget:
     Between :meth:`attend` and :meth:`leave` it collects every damage that is seen.
     """
 
-    def __init__(self, driver: Driver, probe: ProbeResult, network: AppNetwork) -> None:
+    def __init__(self, driver: Attachable, probe: ProbeResult, network: AppNetwork) -> None:
         self._driver = driver
         self._probe = probe
         self._network = network
@@ -79,7 +80,9 @@ class AppTarget:
         document, losses = _told(answer)
         self._attending = True
         self._watcher = asyncio.ensure_future(self._watch(document, losses))
-        return isinstance(answer, dict) and answer.get("gpus") is True
+        told = answer if isinstance(answer, dict) else {}
+        self._driver.led_to(str(told.get("address")))
+        return told.get("gpus") is True
 
     async def leave(self) -> None:
         """Look out no more, and forget what was seen."""

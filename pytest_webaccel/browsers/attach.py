@@ -28,6 +28,10 @@ class Attachable(Driver, Protocol):
         """WebSocket address for them while the browser runs; open to every user of the machine."""
         ...
 
+    def led_to(self, url: str) -> None:
+        """Take note that another client, or the page itself, has led the page to ``url``, where a reload returns."""
+        ...
+
 
 def unattachable(browser: Browser) -> str:
     """Return why no other client can be attached to ``browser``; empty where one can."""

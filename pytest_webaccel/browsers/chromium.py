@@ -261,6 +261,10 @@ class ChromiumDriver:
             del self._closing[target]
         return True
 
+    def led_to(self, url: str) -> None:
+        """Take note that another client, or the page itself, has led the page to ``url``: :meth:`reload` returns there."""
+        self._url = url
+
     async def reload(self, *, deadline: float) -> None:
         """Have the page navigate away and back to its own address: the same tab, another document."""
         connection, session = self._attached()

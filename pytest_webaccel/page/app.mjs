@@ -130,7 +130,7 @@
           lost(info);
         });
       }
-      return { id: state.id, total: losses.length, gpus: gpus().length > 0 };
+      return { id: state.id, total: losses.length, gpus: gpus().length > 0, address: location.href };
     },
 
     /**

@@ -56,6 +56,7 @@ class SessionInfo:
         self.run_id = run_id
         self.worker = worker
         self.loose: list[str] = []
+        self.interrupted = False
         self.folder = folder
         self._table = table
         self._bound = bound
@@ -116,11 +117,12 @@ class SessionInfo:
     def record(self, item: pytest.Item | None, row: Row) -> None:
         """Send ``row`` on its way: with the report of ``item``, and in the spool in case this process dies.
 
-        Transactions are many and belong to no report; they take the spool alone.
+        Transactions are many and belong to no report; they take the spool alone. No report comes any more of a test
+        that was interrupted.
         """
         text = encode_row(row)
         spooled = self._append(row)
-        if item is not None and not isinstance(row, TransactionRow):
+        if item is not None and not isinstance(row, TransactionRow) and not self.interrupted:
             item.user_properties.append((row_property(row), text))
         elif not spooled:
             self.loose.append(text)

@@ -109,15 +109,17 @@ async def test_a_reset_ends_every_connection_without_a_word():
 
 
 @looped
-async def test_a_stalled_connection_is_silent_and_open_until_it_is_cleared():
+async def test_a_stalled_way_is_silent_and_open_until_it_is_cleared():
     async with echoing() as way:
-        reader, writer = await way.talk()
+        before = await way.talk()
         way.network.link.stall()
-        writer.write(b"lost?")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(reader.read(1), 0.1)
-        way.network.link.clear()
-        assert await asyncio.wait_for(reader.readexactly(5), DEADLINE) == b"lost?"
+        for reader, writer in (before, await way.open()):  # those that come are as silent
+            writer.write(b"lost?")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(1), 0.1)
+            way.network.link.clear()
+            assert await asyncio.wait_for(reader.readexactly(5), DEADLINE) == b"lost?"
+            way.network.link.stall()
 
 
 @looped
@@ -132,11 +134,10 @@ async def test_toxics_slow_the_way():
 
 
 @looped
-async def test_without_a_connection_there_is_nothing_to_break():
+async def test_without_a_connection_there_is_nothing_to_reset():
     async with echoing() as way:
-        for breaking in (way.network.link.reset, way.network.link.stall):
-            with pytest.raises(BridgeError, match="no connection to its server"):
-                breaking()
+        with pytest.raises(BridgeError, match="no connection to its server"):
+            way.network.link.reset()
 
 
 @looped
