@@ -36,6 +36,7 @@ class PartialResult(BaseInjector):
     seen_by_request = True
     misfits: ClassVar[Mapping[FaultPoint, str]] = {
         FaultPoint.MID_LOAD: "the answer of a load carries no tensor that could arrive damaged",
+        FaultPoint.MID_LOAD: "a load brings no tensors back that could be damaged",
         FaultPoint.AFTER: "the answer has arrived whole by then",
     }
 

@@ -139,10 +139,10 @@ class Strike:
         waiting = asyncio.ensure_future(request.answer())
         try:
             await self._until_the_point(request, gate, waiting)
-            if self._fault_at is None:
-                await self._cause()
             if gate is not None:
-                self._release_gate()
+                await self._cause_at_the_gate()
+            elif self._fault_at is None:
+                await self._cause()
             request.release()
             return await waiting
         finally:
@@ -169,6 +169,17 @@ class Strike:
                 await waiting
             case FaultPoint.BEFORE:
                 pass
+
+    async def _cause_at_the_gate(self) -> None:
+        """Cause the fault while the answer is held; what needs a word from the page gets it, as the answer goes on."""
+        striking = asyncio.ensure_future(self._cause())
+        try:
+            await asyncio.sleep(0)
+            self._release_gate()
+            await striking
+        finally:
+            striking.cancel()
+            await asyncio.gather(striking, return_exceptions=True)
 
     def _gate(self) -> asyncio.Future[None]:
         """Hold the answer on its way, once a drawn share of its bytes has passed."""
