@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.bridge.frames import DTYPES
+from pytest_webaccel.bridge.frames import DTYPES, seal
 from pytest_webaccel.bridge.handover import Handover
 from pytest_webaccel.bridge.messages import (
     Answered,
@@ -423,7 +423,7 @@ class Channel:
                 while True:
                     match await outbox.get():
                         case Send(text):
-                            await response.send_str(text)
+                            await response.send_str(seal(text))
                         case Transmit(request) if request.id in self.session.pending:
                             await self._transmit(response, request)
                             if request.files and self.offer is not None:

@@ -17,8 +17,8 @@ offset  type  field
 36      --    zero
 ======  ====  =====================================================
 
-A text message that carries values starts with the CRC-32 of its UTF-8 bytes, as 8 hexadecimal digits, before the
-JSON object; one that carries none starts with its ``{``. The CRC-32 is that of zlib, PNG and Ethernet.
+A text message starts with the CRC-32 of its UTF-8 bytes, as 8 hexadecimal digits, before the JSON object. One that
+starts with its ``{`` is taken unchecked. The CRC-32 is that of zlib, PNG and Ethernet.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ CHUNK_BYTES = 1 << 20
 MAX_NAME = 1024
 MAX_RANK = 32
 _HEADER = struct.Struct("<4sIIIQQ")
-_CHECKSUM = struct.Struct("<I28x")
+_CHECKSUM = struct.Struct("<I28s")
+_ZEROS = bytes(28)
 _MAGIC = b"WAX1"
 
 #: Wire names of dtypes, those of ONNX and of onnxruntime-web, with NumPy's dtype of each.
@@ -151,7 +152,7 @@ def chunks(request: int, tensor: int, data: memoryview, chunk_bytes: int = CHUNK
     for offset in range(0, total, chunk_bytes):
         payload = data[offset : offset + chunk_bytes]
         header = _HEADER.pack(_MAGIC, request, tensor, payload.nbytes, offset, total)
-        yield b"".join((header, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(header))), payload))
+        yield b"".join((header, _CHECKSUM.pack(zlib.crc32(payload, zlib.crc32(header)), _ZEROS), payload))
 
 
 def decode_chunk(frame: bytes) -> Chunk:
@@ -166,8 +167,8 @@ def decode_chunk(frame: bytes) -> Chunk:
         raise ProtocolError(f"a binary frame says {length} bytes of payload and carries {payload.nbytes}")
     if offset + length > total:
         raise ProtocolError(f"a chunk of {length} bytes at {offset} runs past its tensor of {total} bytes")
-    (checksum,) = _CHECKSUM.unpack_from(frame, _HEADER.size)
-    intact = zlib.crc32(payload, zlib.crc32(frame[: _HEADER.size])) == checksum
+    checksum, zeros = _CHECKSUM.unpack_from(frame, _HEADER.size)
+    intact = zlib.crc32(payload, zlib.crc32(frame[: _HEADER.size])) == checksum and zeros == _ZEROS
     return Chunk(request, tensor, offset, total, payload, intact)
 
 

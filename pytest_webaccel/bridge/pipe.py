@@ -89,7 +89,7 @@ class Flow:
     def _altered(self, data: bytes, places: list[int]) -> bytes:
         spoilt = bytearray(data)
         for order in list(self.corruptions):
-            open_to = places[order.after :]
+            open_to = [at for at in places[order.after :] if spoilt[at] == data[at]]  # never the same bit back
             order.after = max(0, order.after - len(places))
             if not open_to:
                 continue

@@ -26,9 +26,10 @@ type           to      meaning
 ``beat``       server  heartbeat from the page's JavaScript
 =============  ======  =========================================================================
 
-``request`` and ``result`` carry a checksum, as every chunk of a tensor does (see
-:mod:`~pytest_webaccel.bridge.frames`). A result that arrives damaged, or is cut short by the end of its connection,
-is dropped; its request hears of it and stays pending, and the page still holds the answer.
+Every message and every chunk of a tensor carries a checksum (see :mod:`~pytest_webaccel.bridge.frames`). A message
+that arrives damaged breaks the protocol: its connection is closed, and what was lost comes again on the next one. A
+result whose tensors arrive damaged, or are cut short by the end of the connection, is dropped; its request hears of it
+and stays pending, and the page still holds the answer.
 """
 
 from __future__ import annotations

@@ -82,13 +82,14 @@ export function decodeChunk(frame) {
     throw new Error("a binary frame's length is not the one it says");
   }
   const payload = new Uint8Array(frame, HEADER_BYTES, length);
+  const rest = new Uint32Array(frame, CHECKED_BYTES + 4, (HEADER_BYTES - CHECKED_BYTES) / 4 - 1);
   return {
     request: header.getUint32(4, true),
     tensor: header.getUint32(8, true),
     offset: Number(header.getBigUint64(16, true)),
     total: Number(header.getBigUint64(24, true)),
     payload,
-    intact: checksum(frame, payload) === header.getUint32(CHECKED_BYTES, true),
+    intact: checksum(frame, payload) === header.getUint32(CHECKED_BYTES, true) && rest.every((word) => word === 0),
   };
 }
 

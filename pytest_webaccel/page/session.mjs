@@ -180,7 +180,7 @@ export class PageSession {
         text,
       })),
     };
-    this.send(seal(JSON.stringify(message)));
+    this.json(message);
     tensors.forEach((tensor, index) => {
       if (tensor.text) return;
       for (const frame of chunks(id, index, tensor.bytes, CHUNK_BYTES)) this.send(frame);
@@ -202,6 +202,6 @@ export class PageSession {
 
   /** @param {any} message */
   json(message) {
-    this.send(JSON.stringify(message));
+    this.send(seal(JSON.stringify(message)));
   }
 }

@@ -216,7 +216,7 @@ class PageSession:
             message["error"] = {"kind": answer.error[0], "message": answer.error[1][:4000]}
         message["executions"] = self.executions.get(request_id, 1)
         message["tensors"] = [spec.to_json() for spec in specs]
-        self._send(seal(json.dumps(message)))
+        self._json(message)
         for index, (spec, array) in enumerate(zip(specs, answer.tensors.values(), strict=True)):
             if spec.text is None and array.nbytes:
                 flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -233,7 +233,7 @@ class PageSession:
                 return
 
     def _json(self, message: Mapping[str, Any]) -> None:
-        self._send(json.dumps(message))
+        self._send(seal(json.dumps(message)))
 
 
 class Backoff:

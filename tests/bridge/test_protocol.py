@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pytest_webaccel.bridge.frames import chunks, unseal
+from pytest_webaccel.bridge.frames import chunks, seal, unseal
+from pytest_webaccel.bridge.messages import Progress
 from pytest_webaccel.bridge.protocol import (
     PROTOCOL_VERSION,
     Answered,
@@ -25,7 +26,7 @@ from pytest_webaccel.bridge.protocol import (
 from pytest_webaccel.errors import ProtocolError
 from pytest_webaccel.terms import Symptom
 from pytest_webaccel.testing import Answer, PageRequest, PageSession
-from tests.bridge.strategies import json_values
+from tests.bridge.strategies import arrays, json_values, same
 
 SMALL = Limits(text_bytes=4000, tensor_bytes=1000, tensors=3, pending=4, remembered=8)
 
@@ -262,7 +263,7 @@ def test_a_released_request_is_sent_again_unheld():
     assert session.text('{"t":"started","id":1}', 0.0) == []
     assert session.release(1) == [Send('{"t": "release", "id": 1}')]
     assert session.release(1) == []
-    assert json.loads(unseal(next(request.frames("file"))))["hold"] is False
+    assert json.loads(unseal(str(next(request.frames("file")))))["hold"] is False
 
 
 def test_an_event_is_observed_once_and_acknowledged_each_time():
@@ -303,10 +304,66 @@ def test_an_abandoned_request_is_cancelled_and_its_late_result_dropped():
 # -- both ends over a connection that breaks ------------------------------------------------------
 
 
-class LossyConversation(RuleBasedStateMachine):
-    """Server and page over a connection that is cut after any frame, in either direction.
+def is_bare(frame):
+    """Whether this is a text that the channel seals when it sends it."""
+    return isinstance(frame, str) and frame.startswith("{")
 
-    Frames keep their order, as TCP does. A cut loses what is on its way. The page may be replaced.
+
+def flipped(frame, place, bit):
+    """The frame with one bit of one byte changed; a text stays one of ASCII, or it would not even be a text."""
+    changed = bytearray(frame.encode() if isinstance(frame, str) else frame)
+    changed[place % len(changed)] ^= 1 << bit
+    return changed.decode("ascii") if isinstance(frame, str) else bytes(changed)
+
+
+@given(
+    arrays().map(lambda array: array if array.dtype.kind == "O" else array.astype(array.dtype.name)),
+    st.integers(0, 1 << 20),
+    st.integers(0, 7),
+)
+def test_a_bit_that_flips_anywhere_in_an_answer_is_noticed_and_the_answer_comes_again_whole(array, place, bit):
+    sent: deque[Any] = deque()
+    page = PageSession("page-00001", sent.append, lambda request: None, chunk_bytes=48)
+    server = ServerSession()
+    request, _ = server.request("echo", {}, deadline_at=9.0)
+    server.opened(0.0)
+    page.opened()
+    server.text(sent.popleft(), 0.0)
+    page.text('{"t":"welcome","pending":[1]}')
+    page.text(str(next(request.frames("file"))))
+    sent.clear()
+    page.answer(1, Answer(tensors={"x": array}))
+    frames = list(sent)
+    spoilt = place % len(frames)
+    frames[spoilt] = flipped(frames[spoilt], place, min(bit, 6) if spoilt == 0 else bit)
+    try:
+        for frame in frames:
+            effects = (server.text if isinstance(frame, str) else server.binary)(frame, 1.0)
+            assert answers(effects) == []
+        noticed = request.state is Progress.DAMAGED
+    except ProtocolError:
+        noticed = True
+    assert noticed
+    server.closed(2.0, "cut")
+    page.closed()
+    sent.clear()
+    page.opened()
+    page.text('{"t":"welcome","pending":[1]}')
+    server.opened(3.0)
+    settled = [
+        effect for frame in sent for effect in (server.text if isinstance(frame, str) else server.binary)(frame, 3.0)
+    ]
+    [answered] = [effect for effect in settled if isinstance(effect, Answered)]
+    assert answered.reply is not None
+    assert same(array, answered.reply.tensors["x"])
+    assert answered.reply.executions == 1
+
+
+class LossyConversation(RuleBasedStateMachine):
+    """Server and page over a connection that is cut after any frame, in either direction, and damages frames.
+
+    Frames keep their order, as TCP does. A cut loses what is on its way. The page may be replaced. Damage may befall
+    any byte of any frame; whoever finds that the protocol is broken closes the connection.
     """
 
     def __init__(self):
@@ -377,14 +434,35 @@ class LossyConversation(RuleBasedStateMachine):
         for _ in range(min(count, len(self.to_server))):
             frame = self.to_server.popleft()
             take = self.server.text if isinstance(frame, str) else self.server.binary
-            self.carry_out(take(frame, self.now))
+            try:
+                effects = take(frame, self.now)
+            except ProtocolError:
+                return self.cut()
+            self.carry_out(effects)
+        return None
 
     @rule(count=st.integers(1, 6))
     @precondition(lambda self: self.to_page)
     def deliver_to_page(self, count):
         for _ in range(min(count, len(self.to_page))):
             frame = self.to_page.popleft()
-            (self.page.text if isinstance(frame, str) else self.page.binary)(frame)
+            try:
+                (self.page.text if isinstance(frame, str) else self.page.binary)(frame)
+            except (ProtocolError, ValueError):
+                return self.cut()
+        return None
+
+    @rule(data=st.data(), upward=st.booleans(), place=st.integers(0, 1 << 20), bit=st.integers(0, 6))
+    @precondition(lambda self: self.to_server or self.to_page)
+    def damage(self, data, upward, place, bit):
+        frames = (self.to_server if upward else self.to_page) or self.to_server or self.to_page
+        index = data.draw(st.integers(0, len(frames) - 1))
+        frames[index] = flipped(seal(frames[index]) if is_bare(frames[index]) else frames[index], place, bit)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.server.pending)
+    def ask_again(self, data):
+        self.carry_out(self.server.again(data.draw(st.sampled_from(sorted(self.server.pending)))))
 
     @rule(data=st.data())
     @precondition(lambda self: self.running)
@@ -419,6 +497,9 @@ class LossyConversation(RuleBasedStateMachine):
                 case Observed(_, data):
                     self.observed.append(data["number"])
 
+    def spoilt(self):
+        return [known for known, request in self.server.pending.items() if request.state is Progress.DAMAGED]
+
     def check(self, request_id, reply, error):
         size = self.asked[request_id]
         if size % 7 == 6:
@@ -452,7 +533,11 @@ class LossyConversation(RuleBasedStateMachine):
         self.connect()
         for request_id in list(self.server.pending):
             self.carry_out(self.server.release(request_id))
-        while self.to_server or self.to_page or self.running:
+        while self.to_server or self.to_page or self.running or self.spoilt():
+            if not self.up:
+                self.connect()
+            for request_id in self.spoilt():
+                self.carry_out(self.server.again(request_id))
             self.deliver_to_page(len(self.to_page))
             while self.running:
                 request = self.running.pop()

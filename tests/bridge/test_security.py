@@ -10,6 +10,7 @@ import logging
 import aiohttp
 import pytest
 
+from pytest_webaccel.bridge.frames import unseal
 from pytest_webaccel.bridge.protocol import PROTOCOL_VERSION, Limits
 from pytest_webaccel.bridge.server import SUBPROTOCOL, Bridge
 from pytest_webaccel.errors import RemoteError
@@ -86,7 +87,7 @@ class Target:
         ) as socket:
             if hello:
                 await socket.send_str(json.dumps({"t": "hello", "protocol": PROTOCOL_VERSION, "instance": instance}))
-                assert json.loads((await socket.receive()).data)["t"] == "welcome"
+                assert json.loads(unseal((await socket.receive()).data))["t"] == "welcome"
             yield socket
 
 
@@ -229,7 +230,7 @@ def test_a_second_page_with_a_live_token_is_refused_and_the_first_lives_on():
             await target.refused(target.handshake(path="/socket?instance=instance-2", more=["Connection: close"]), 409)
             await target.refused(target.handshake(path="/socket", more=["Connection: close"]), 409)
             await first.send_str('{"t":"event","n":1,"name":"here","data":{}}')
-            assert json.loads((await first.receive()).data) == {"t": "ack", "events": 1}
+            assert json.loads(unseal((await first.receive()).data)) == {"t": "ack", "events": 1}
 
     attack(body)
 
@@ -244,7 +245,7 @@ def test_the_same_page_again_takes_over_and_its_old_connection_is_cut():
                 assert message.type in {aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSING}
                 assert [damage.symptom for damage in damages] == [Symptom.SOCKET_CLOSED]
                 await second.send_str('{"t":"event","n":1,"name":"here","data":{}}')
-                assert json.loads((await second.receive()).data) == {"t": "ack", "events": 1}
+                assert json.loads(unseal((await second.receive()).data)) == {"t": "ack", "events": 1}
                 assert target.channel.session.resumes == 1
 
     attack(body)
