@@ -67,6 +67,7 @@ class ChromiumDriver:
         self._endpoint: str | None = None
         self._target = ""
         self._session = ""
+        self._unused = ""
         self._url = ""
         self._crashed: set[str] = set()
         self._closing: dict[str, asyncio.Future[None]] = {}
@@ -152,7 +153,7 @@ class ChromiumDriver:
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.path}",
             *(["--remote-debugging-port=0"] if self._debugging_port else []),
-            "--no-startup-window" if self._headed else "about:blank",
+            "--no-startup-window" if self._headed else _ELSEWHERE,
         ]
         # What the desktop's libraries remember goes into the profile, and away with it.
         environment = {**self._installation.environment, "XDG_CONFIG_HOME": str(self._profile.path)}
@@ -162,8 +163,15 @@ class ChromiumDriver:
         connection.listen(self._event)
         connection.attach(await process.connect(connection))
         self._gpu = GpuWatch(connection, process.pid, self._gpu_ended)
-        self._version = (await connection.call("Browser.getVersion", deadline=deadline))["product"].partition("/")[2]
-        await connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline)
+        about, _, targets = await asyncio.gather(
+            connection.call("Browser.getVersion", deadline=deadline),
+            connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline),
+            connection.call("Target.getTargets", deadline=deadline),
+        )
+        self._version = about["product"].partition("/")[2]
+        # The empty page that the browser started with becomes the lane's: a second one would cost another process.
+        empty = [each for each in targets["targetInfos"] if each["type"] == "page" and each["url"] == _ELSEWHERE]
+        self._unused = empty[0]["targetId"] if len(empty) == 1 else ""
         if self._debugging_port:
             self._endpoint = await process.error_line(_find_endpoint, deadline=deadline)
 
@@ -223,12 +231,13 @@ class ChromiumDriver:
         self._renderers.kill_stopped()
         try:
             async with asyncio.timeout(deadline):
-                target = await self._create(connection, deadline)
+                target = self._unused or await self._create(connection, deadline)
+                self._unused = ""
                 # The old page goes before the new one loads: two pages of one lane must never meet.
                 if not await self._close(connection, old, deadline):
                     await self._renderers.kill(connection, deadline=deadline)  # the new page's may be among them
-                    await self._close(connection, target, deadline)
-                    target = await self._create(connection, deadline)
+                    dead, target = target, await self._create(connection, deadline)
+                    await self._close(connection, dead, deadline)  # not before: without a page, some builds end
                 attached = await connection.call(
                     "Target.attachToTarget", {"targetId": target, "flatten": True}, deadline=deadline
                 )
@@ -240,7 +249,7 @@ class ChromiumDriver:
             self._gpu.begin()
 
     async def _create(self, connection: Connection, deadline: float) -> str:
-        created = await connection.call("Target.createTarget", {"url": "about:blank"}, deadline=deadline)
+        created = await connection.call("Target.createTarget", {"url": _ELSEWHERE}, deadline=deadline)
         return str(created["targetId"])
 
     async def _close(self, connection: Connection, target: str, deadline: float) -> bool:
@@ -262,7 +271,7 @@ class ChromiumDriver:
         return True
 
     def led_to(self, url: str) -> None:
-        """Take note that another client, or the page itself, has led the page to ``url``: :meth:`reload` returns there."""
+        """Take note that another client, or the page itself, has led it to ``url``: :meth:`reload` returns there."""
         self._url = url
 
     async def reload(self, *, deadline: float) -> None:
@@ -378,7 +387,7 @@ class ChromiumDriver:
         self._renderers.resume()
 
     async def page_processes(self, *, deadline: float) -> Sequence[int]:
-        """Return the ids of the processes of pages: the lane's, and the empty one that keeps the browser open."""
+        """Return the ids of the processes of pages: the lane's, and those of pages that other clients opened."""
         connection, _ = self._attached()
         return await process_ids(connection, "renderer", deadline=deadline)
 
@@ -421,7 +430,7 @@ class ChromiumDriver:
         if profile is not None:
             await profile.remove(deadline=max(1.0, deadline / 2))
         self._process = self._profile = self._connection = self._endpoint = self._gpu = self._crashing = None
-        self._target = self._session = ""
+        self._target = self._session = self._unused = ""
         self._renderers = Renderers()
 
 
