@@ -163,12 +163,13 @@ class ChromiumDriver:
         connection.listen(self._event)
         connection.attach(await process.connect(connection))
         self._gpu = GpuWatch(connection, process.pid, self._gpu_ended)
-        about, _, targets = await asyncio.gather(
+        answers: tuple[dict[str, Any], dict[str, Any], dict[str, Any]] = await asyncio.gather(
             connection.call("Browser.getVersion", deadline=deadline),
-            connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline),
             connection.call("Target.getTargets", deadline=deadline),
+            connection.call("Target.setDiscoverTargets", {"discover": True}, deadline=deadline),
         )
-        self._version = about["product"].partition("/")[2]
+        about, targets, _ = answers
+        self._version = str(about["product"]).partition("/")[2]
         # The empty page that the browser started with becomes the lane's: a second one would cost another process.
         empty = [each for each in targets["targetInfos"] if each["type"] == "page" and each["url"] == _ELSEWHERE]
         self._unused = empty[0]["targetId"] if len(empty) == 1 else ""
