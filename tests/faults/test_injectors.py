@@ -244,26 +244,24 @@ def test_a_gpu_that_answers_was_not_harmed():
 
 
 @pytest.mark.parametrize("injector", [NetworkLatency(), NetworkJitter(), NetworkBandwidth()])
-@pytest.mark.parametrize("slow", [450.0, None])
-def test_a_slow_network_is_seen_by_measuring_it_and_its_toxics_are_taken_away(injector, slow):
-    target = DoubleTarget(trips=[9.0, 1.0, 2.0, 3.0, slow])
-    one = injector.drawn(random.Random(1), target.probe)
+def test_a_slow_network_is_seen_by_measuring_it_and_its_toxics_are_taken_away(injector):
+    target = DoubleTarget(trips=[3.0, 1.0, 450.0])
 
     async def scenario():
-        await one.cause(target, deadline=5.0)
+        await injector.cause(target, deadline=5.0)
         assert {str(toxic.stream) for toxic in target.wire.toxics} == {"upstream", "downstream"}
-        seen = await one.observe(target, deadline=5.0)
-        await one.roll_back(target, deadline=5.0)
+        seen = await injector.observe(target, deadline=5.0)
+        await injector.roll_back(target, deadline=5.0)
         return seen
 
     seen = run(scenario())
     assert seen.symptom is Symptom.CONNECTION_SLOW
-    assert "before it took 1 ms" in seen.detail
+    assert "takes 450 ms" in seen.detail
     assert target.wire.toxics == []
-    assert one.degrades
+    assert injector.degrades
 
 
-def test_a_network_that_is_no_slower_than_before_was_not_harmed():
+def test_a_network_that_is_not_slow_was_not_harmed():
     with pytest.raises(FaultError, match="no connection_slow was seen"):
         run(NetworkLatency().observe(DoubleTarget(trips=[2.0]), deadline=5.0))
 
