@@ -59,6 +59,7 @@ _AWAKE = (
     Preference("threads.lower_mainthread_priority_in_background.enabled", False, "likewise for its main thread"),
     Preference("dom.suspend_inactive.enabled", False, "no page is put to sleep"),
     Preference("browser.tabs.unloadOnLowMemory", False, "a page is not thrown away when memory is short"),
+    Preference("network.websocket.delay-failed-reconnects", False, "a page comes back at once on a lost socket"),
 )
 _HONEST = (
     Preference("dom.max_script_run_time", 0, "an endless loop hangs its page and raises no dialog"),
