@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel.app import source_of
+from pytest_webaccel.app import objection, source_of
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.terms import Evidence, Lane, ProbeResult
 
 
 @pytest.mark.parametrize(
@@ -55,3 +56,8 @@ def test_what_is_no_app_is_refused_with_what_to_do(tmp_path, monkeypatch, text, 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match=message):
         source_of(text)
+
+
+def test_a_lane_that_playwright_cannot_join_is_objected_to():
+    probe = ProbeResult(Lane.parse("firefox:webgpu"), works=True, evidence=Evidence.SOFTWARE)
+    assert "Chromium family only, not to firefox" in objection("app", probe)
