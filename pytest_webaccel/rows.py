@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "SPARE_MEMORY",
     "TABLES",
     "LaneRow",
     "MeasurementRow",
@@ -137,6 +138,11 @@ class RecoveryRow(Row):
     steps_saved: int = 0
     cpu_ms: float = 0.0
     memory_bytes: int = 0
+
+
+#: Metric of a measurement, in bytes and of no test: what the warm spare of a lane holds of the machine's memory,
+#: once for each number of models that one held; the largest counts.
+SPARE_MEMORY = "spare_memory"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
 import weakref
@@ -14,6 +15,7 @@ from typing import Any
 from pytest_webaccel.bridge.server import Bridge
 from pytest_webaccel.browsers.driver import Driver
 from pytest_webaccel.browsers.profiles import Profile
+from pytest_webaccel.browsers.usage import Usage, tree_usage
 from pytest_webaccel.engines.onnx import OrtCopy, Placement
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.faults.device_lost import DeviceLost
@@ -34,7 +36,8 @@ class Pool:
     """Lanes of one worker.
 
     ``table`` is what the probe saw, ``ort`` the folder of onnxruntime-web and its version, ``spares``
-    how many warm spares each lane keeps (0 or 1). ``seed`` is of the jitter of pauses and breakers,
+    how many warm spares each lane keeps (0 or 1). ``on_spare`` is told what a lane's spare costs, once the first is
+    ready and again where one holds more models. ``seed`` is of the jitter of pauses and breakers,
     ``clock`` their monotonic time in seconds.
     """
 
@@ -46,6 +49,7 @@ class Pool:
         *,
         spares: int = 0,
         on_start: Callable[[LiveLane], None] = lambda lane: None,
+        on_spare: Callable[[LiveLane, Usage], None] = lambda lane, usage: None,
         seed: int | str = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -54,6 +58,8 @@ class Pool:
         self._ort = ort
         self._spares = spares
         self._on_start = on_start
+        self._on_spare = on_spare
+        self._weighed: dict[Lane, int] = {}
         self._chance = random.Random(f"pool\0{seed}")
         self.breakers = Breakers(clock, self._chance)
         self._bridge = Bridge()
@@ -153,6 +159,7 @@ class Pool:
             lane = self._lanes[name] = LiveLane(
                 probe, lambda: self._station(probe), self, spares=self._spares, chance=self._chance
             )
+            lane.spare.on_ready = functools.partial(self._spare_ready, lane)
         return lane
 
     def _station(self, probe: ProbeResult) -> Station:
@@ -167,6 +174,15 @@ class Pool:
         )
         self._stations.add(station)
         return station
+
+    def _spare_ready(self, lane: LiveLane, spare: Station) -> None:
+        if len(spare.loaded) > self._weighed.get(lane.name, -1):  # only one that holds more than any before
+            self._weighed[lane.name] = len(spare.loaded)
+            lane.behind(self._weigh(lane, spare))
+
+    async def _weigh(self, lane: LiveLane, spare: Station) -> None:
+        # In a thread: the kernel walks the memory of a whole process tree for it.
+        self._on_spare(lane, await asyncio.to_thread(tree_usage, spare.driver.pid))
 
     def _free(self, name: Lane) -> bool:
         lane = self._lanes.get(name)

@@ -16,12 +16,13 @@ from pytest_webaccel.pool.lives import Ledgers, Life
 from pytest_webaccel.pool.pool import Pool
 from pytest_webaccel.pool.runtime import LoopThread
 from pytest_webaccel.recovery.journal import Journal
-from pytest_webaccel.rows import LaneRow, Row, TransactionRow
+from pytest_webaccel.rows import SPARE_MEMORY, LaneRow, MeasurementRow, Row, TransactionRow
 from pytest_webaccel.terms import Browser, Evidence, Lane, Outcome, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
 
+    from pytest_webaccel.browsers.usage import Usage
     from pytest_webaccel.pool.lane import LiveLane
 
 __all__ = ["Worker", "installation_of"]
@@ -68,7 +69,15 @@ class Worker:
         self._headed = headed
         self._loop = LoopThread()
         self.held: dict[Lane, Lease] = {}
-        self.pool = Pool(table, self._driver, self._onnxruntime, spares=spares, on_start=self._note_lane, seed=seed)
+        self.pool = Pool(
+            table,
+            self._driver,
+            self._onnxruntime,
+            spares=spares,
+            on_start=self._note_lane,
+            on_spare=self._note_spare,
+            seed=seed,
+        )
         self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
 
     def call(self, work: Coroutine[Any, Any, T], *, deadline: float) -> T:
@@ -151,6 +160,25 @@ class Worker:
                 features=list(lane.probe.features),
                 worker=self.worker,
                 host=platform.node(),
+            )
+        )
+
+    def _note_spare(self, lane: LiveLane, usage: Usage) -> None:
+        if not usage.pss_bytes:  # a spare that is no process, or is gone already
+            return
+        self.record(
+            MeasurementRow(
+                run_id=self.run_id,
+                evidence=lane.probe.evidence,
+                test_id="",
+                lane=str(lane.name),
+                model="",
+                family="",
+                engine="",
+                bits=0,
+                metric=SPARE_MEMORY,
+                value=float(usage.pss_bytes),
+                unit="bytes",
             )
         )
 

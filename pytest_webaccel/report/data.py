@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import Store
 from pytest_webaccel.rows import (
+    SPARE_MEMORY,
     TABLES,
     LaneRow,
     MeasurementRow,
@@ -118,6 +119,15 @@ class ReportData:
         rows: list[Row] = [*self.lanes, *self.tests, *self.recoveries, *self.measurements, *self.parity]
         found = {row.evidence for row in rows}
         return tuple(grade for grade in Evidence if grade in found)
+
+    def spare_memory(self, lane: str, evidence: Evidence) -> str:
+        """Return what a lane's warm spare holds of memory, for people; empty where none was made ready."""
+        held = [
+            row.value
+            for row in self.measurements
+            if row.metric == SPARE_MEMORY and row.lane == lane and row.evidence == evidence
+        ]
+        return f"{max(held) / 2**20:.0f} MiB" if held else ""
 
     def cells(self, evidence: Evidence) -> tuple[Cell, ...]:
         """Return the recoveries of one grade by fault and strategy."""

@@ -99,11 +99,12 @@ def _lanes(data: ReportData) -> str:
             badge(lane.evidence),
             text(tests[key]),
             text(f"{len(seen[key])}, on {', '.join(sorted(filter(None, set(seen[key])))) or 'the only process'}"),
+            text(data.spare_memory(*key) or "none"),
             text(", ".join(lane.features) or "none named"),
         )
         for key, lane in sorted(latest.items())
     ]
-    header = ("lane", "browser", "adapter", "evidence", "tests", "starts", "features")
+    header = ("lane", "browser", "adapter", "evidence", "tests", "starts", "warm spare", "features")
     return "<h3>Lanes</h3>" + table(header, rows, ready=True)
 
 

@@ -44,10 +44,12 @@ def _lanes(data: ReportData) -> list[str]:
     found = []
     for (name, grade), lane in sorted(latest.items()):
         adapter = f", {_plain(lane.adapter)}" if lane.adapter else ""
+        spare = data.spare_memory(name, grade)
         starts = sum(1 for each in data.lanes if each.lane == name and each.evidence == grade)
         found.append(
             f"lane {_plain(name)}: {_plain(lane.browser_version) or 'version unknown'}{adapter}, {grade} evidence, "
             f"{_count(tests[name], 'test')}, started {_count(starts, 'time')}"
+            + (f", {spare} for its warm spare" if spare else "")
         )
     found += [f"lane {_plain(name)}: not used, {_plain(why)}" for name, why in sorted(data.missing.items())]
     return found or ["lanes: none were used"]
