@@ -1,16 +1,27 @@
 """Puts the figures that benchmarks wrote into ``docs/results.md``: ``python -m tests.bench.publish FILE...``.
 
-A table there is whatever the file says, so nobody types a figure.
+A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
+under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results.md"
+from tests.bench.matrix.figure import svg
+from tests.bench.matrix.markdown import section
+from tests.bench.matrix.state import Result, read
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results.md"
+TRIALS = ROOT / "build" / "bench" / "recovery.jsonl"
+#: Bytes up to which packed trials are kept.
+MOST_BYTES = 500_000
 
 
 def table(data: dict[str, Any]) -> str:
@@ -34,19 +45,62 @@ def cell(value: Any) -> str:
     return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def publish(paths: list[str]) -> None:
+def put(text: str, name: str, body: str) -> str:
+    """Return ``text`` with what stands between the marks of ``name`` replaced."""
+    opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    if opening not in text:
+        raise SystemExit(f"{RESULTS} has no place for {name}")
+    before, rest = text.split(opening, 1)
+    after = rest.split(closing, 1)[1]
+    return f"{before}{opening}\n{body}\n{closing}{after}"
+
+
+def impersonal(data: Any) -> Any:
+    """Return JSON data without what names the machine it comes from: home folders, kernel, host."""
+    text = json.dumps(data).replace(str(Path.home()), "~").replace(str(ROOT), ".")
+    told = json.loads(text)
+    if isinstance(told, dict) and isinstance(told.get("machine"), dict):
+        told["machine"].pop("system", None)
+    return told
+
+
+def packed(results: list[Result]) -> bytes:
+    """Return trials, one a line of JSON, packed; the same trials, the same bytes."""
+    lines = "".join(json.dumps(impersonal(result.to_json())) + "\n" for result in results)
+    return gzip.compress(lines.encode(), mtime=0)
+
+
+def publish_matrix(data: dict[str, Any], trials: Path) -> str:
+    """Write the matrix's figure and data; return its Markdown."""
+    header, results = read(trials)
+    if header.get("seed") != data["seed"] or sum(row["n"] + row["void"] for row in data["rows"]) != len(results):
+        raise SystemExit(f"{trials} does not hold the trials of these rows: name the right file with --trials")
+    folder = RESULTS.parent / "data"
+    folder.mkdir(exist_ok=True)
+    data = impersonal(data)
+    (folder / "recovery.json").write_text(json.dumps(data, indent=1) + "\n")
+    (RESULTS.parent / "images" / "recovery-matrix.svg").write_text(svg(results))
+    whole, kept = packed(results), folder / "recovery-trials.jsonl.gz"
+    if len(whole) <= MOST_BYTES:
+        kept.write_bytes(whole)
+    else:
+        kept.unlink(missing_ok=True)
+        print(f"the trials, packed, are {len(whole)} bytes: more than {MOST_BYTES}, so they are left out")
+    return section(data, results)
+
+
+def publish(paths: list[str], trials: Path = TRIALS) -> None:
     text = RESULTS.read_text()
     for path in paths:
         data = json.loads(Path(path).read_text())
-        name = data["benchmark"]
-        opening, closing = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-        if opening not in text:
-            raise SystemExit(f"{RESULTS} has no place for {name}")
-        before, rest = text.split(opening, 1)
-        after = rest.split(closing, 1)[1]
-        text = f"{before}{opening}\n{table(data)}\n{closing}{after}"
+        body = publish_matrix(data, trials) if data["benchmark"] == "recovery" else table(data)
+        text = put(text, data["benchmark"], body)
     RESULTS.write_text(text)
 
 
 if __name__ == "__main__":
-    publish(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.publish")
+    parser.add_argument("files", nargs="+", help="what benchmarks wrote with --out")
+    parser.add_argument("--trials", type=Path, default=TRIALS, help="the state file of the recovery matrix")
+    options = parser.parse_args(sys.argv[1:])
+    publish(options.files, options.trials)

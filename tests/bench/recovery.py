@@ -151,7 +151,7 @@ def main(given: Sequence[str] | None = None) -> int:
         options.n = options.n_main = options.n_peers = min(options.n, 3)
         options.only = options.only or _QUICK
         options.minutes = min(options.minutes or _QUICK_MINUTES, _QUICK_MINUTES)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # `timeout` ends a run as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` ends a run as Ctrl-C does
     begun = time.monotonic()
     table = _table(options.lanes)
     trials, excluded = plan(options, table)
@@ -198,7 +198,8 @@ def _introduce(
     options: argparse.Namespace,
 ) -> None:
     print(f"{len({trial.cell for trial in trials})} cells, {len(trials)} trials, {len(trials) - len(todo)} done before")
-    for one in excluded:
+    wanted = {trial.cell.fault for trial in trials}
+    for one in [one for one in excluded if not options.only or one.fault in wanted]:
         print(f"  left out: {one.strategy} {one.fault} {one.lane}: {one.reason}")
     whole = estimate(todo, state.results)
     limit = f"; this run ends after {options.minutes:g} min" if options.minutes else ""

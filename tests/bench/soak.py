@@ -182,7 +182,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.quick:
         options.faults, options.batch = min(options.faults, 40), 20
         options.minutes = min(options.minutes or 1.5, 1.5)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lanes = [Lane.parse(name) for name in options.lanes.split(",") if name]
     whole = lanes_table(sorted({lane.browser for lane in lanes} or {Browser.CHROMIUM}))
     table = [probe for probe in whole if probe.works and (not lanes or probe.lane in lanes)]

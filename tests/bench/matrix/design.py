@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.terms import ProbeResult
 
-__all__ = ["Arm", "Cell", "Counts", "Excluded", "Trial", "blocks", "cells", "counts"]
+__all__ = ["MAIN", "TWO_FAULTS", "Arm", "Cell", "Counts", "Excluded", "Trial", "blocks", "cells", "chosen", "counts"]
 
 #: Fault of the cells in which a fault strikes, and strikes again where recovery has just mended the lane.
 TWO_FAULTS = "two_faults"
@@ -201,14 +201,17 @@ def _cells(fault: str, probe: ProbeResult) -> Iterator[Cell | Excluded]:
     for arm in Arm.OURS:
         yield Cell(arm, fault, lane, point)
     if fault == Fault.WORKER_CRASH:
-        yield Excluded(Strategy.COORDINATED, fault, lane, "with a spare: the spare dies with the worker that keeps it")
+        reason = "with a spare: the spare dies with the worker that keeps it"
+        yield Excluded(str(Strategy.COORDINATED), fault, lane, reason)
     else:
         yield Cell(Strategy.COORDINATED, fault, lane, point, spare=True)
-    if INJECTORS.get(Fault(fault)) and INJECTORS[Fault(fault)].degrades if fault != TWO_FAULTS else False:
+    if fault in INJECTORS and INJECTORS[Fault(fault)].degrades:
         yield Excluded(Arm.WORKER_RESTART, fault, lane, "the lane goes on, only slower: nothing fails the test")
     elif fault == TWO_FAULTS:
         yield Excluded(Arm.WORKER_RESTART, fault, lane, "a second death of a test is never tried a third time")
-    elif fault != Fault.WORKER_CRASH:
+    elif fault == Fault.WORKER_CRASH:
+        yield Excluded(Arm.WORKER_RESTART, fault, lane, "the worker that died is replaced under every strategy alike")
+    else:
         yield Cell(Arm.WORKER_RESTART, fault, lane, point)
     yield from _peers(fault, lane, point)
 

@@ -70,4 +70,5 @@ def slope(points: Sequence[Point], *, warm_up: int = 0) -> Slope | None:
 
 def _centred(values: Sequence[float]) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    return np.subtract(array, array.mean())
+    centred: NDArray[np.float64] = array - array.mean()
+    return centred

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.pool.lives import NEW_WORKER
 from pytest_webaccel.recovery.rungs import LADDER, Step
 from pytest_webaccel.report.statistics import Interval, wilson
-from pytest_webaccel.terms import Strategy, Symptom
+from pytest_webaccel.terms import Fault, Strategy, Symptom
 from tests.bench.matrix.design import Arm
 from tests.bench.matrix.state import VOID
 
@@ -97,6 +98,8 @@ def in_force(result: Result) -> bool:
     Where two strategies agree on what to do, as on a lost browser without a spare, it says only that they agree.
     """
     begun = [rung for rung in result.rungs.split(",") if rung]
+    if result.fault == Fault.WORKER_CRASH and result.strategy in set(Strategy):  # pytest-xdist is what mends there
+        return set(begun) == {NEW_WORKER} or (result.strategy == Strategy.NONE and not begun)
     ladder = [str(step) for step in LADDER[Symptom(result.symptom)]] if result.symptom in set(Symptom) else []
     restart, spare = str(Step.RESTART_BROWSER), str(Step.USE_SPARE)
     match result.strategy:
@@ -115,7 +118,7 @@ def in_force(result: Result) -> bool:
             first = [*ladder[:1], spare] if page_first else [spare]
             return begun[0] in first if result.spare else spare not in begun
         case Strategy.WORKER_RESTART:
-            return set(begun) == {"new_worker"}
+            return set(begun) == {NEW_WORKER}
         case _:
             return set(begun) == {result.strategy}
 
