@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import importlib.util
 import itertools
 import re
 import sys
@@ -27,6 +28,8 @@ DEADLINE_S = 120
 CACHE = cache_root()
 
 EXAMPLES = [block for block in blocks("python") if block.title.startswith("test_")]
+#: Examples of which nothing is left on a browser that is not there.
+REAL = {block.title for block in EXAMPLES if block.options.get("on") == "chromium"}
 CONSOLES = blocks("console")
 
 
@@ -68,7 +71,7 @@ def test_examples_pass_on_fake_lanes(pytester: pytest.Pytester, document: str):
     assert result.ret == 0
     assert not set(outcomes) - {"passed", "skipped"}
     passed = set(re.findall(r"^PASSED (\S+?\.py)::", result.stdout.str(), re.MULTILINE))
-    assert passed == {name for name in files(document) if name.startswith("test_")}
+    assert passed == {name for name in files(document) if name.startswith("test_")} - REAL
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("python") if "run" in block.options], ids=str)
@@ -101,6 +104,19 @@ def test_readme_example_survives_a_real_crash_on_every_lane(
     text = report.read_text(encoding="utf-8")
     assert all(lane in text for lane in lanes)
     assert "browser_crash" in text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="Playwright is not installed")
+def test_examples_that_need_a_real_browser_pass_on_one(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    if find(Browser.CHROMIUM) is None:
+        pytest.skip("no chromium here: python -m pytest_webaccel install")
+    write_files(pytester, HOW_TO)
+
+    result = run(pytester, *sorted(REAL), "-rA", "-p", "no:playwright", "--webaccel-lanes", "chromium:webgpu")
+
+    assert result.ret == 0
+    assert set(re.findall(r"^PASSED (\S+?\.py)::", result.stdout.str(), re.MULTILINE)) == REAL
 
 
 def starts_pytest(block: Block) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_webaccel import errors, faces, fixtures, hookspecs, testing
 from pytest_webaccel.__main__ import _parser
+from pytest_webaccel.app import AppFaults, AppPage
 from pytest_webaccel.bridge.frames import CHUNK_BYTES, HEADER_BYTES
 from pytest_webaccel.bridge.protocol import PROTOCOL_VERSION, Limits
 from pytest_webaccel.declarations import MARKERS, OPTIONS
@@ -78,6 +79,20 @@ def test_fixture_and_everything_public_on_it_is_documented(fixture, face):
             documented = next(row[0] for row in rows(text) if row[0].startswith(f"`{name}("))
             parameters = [name for name in inspect.signature(member).parameters if name != "self"]
             assert re.findall(r"(\w+)(?:=[^,)]*)?[,)]", documented) == parameters
+
+
+@pytest.mark.parametrize("face", [AppPage, AppFaults], ids=lambda face: face.__name__)
+def test_everything_public_of_an_app_is_documented_with_its_parameters(face):
+    documented = {
+        row[0].strip("`").partition("(")[0]: row[0] for row in rows(section(REFERENCE, "### `webaccel_page`"))
+    }
+    public = {name for name in vars(face) if not name.startswith("_")} - {"finish"}
+    assert set(documented) >= public
+    for name in public - {"plan"}:
+        member = getattr(face, name)
+        if inspect.isfunction(member):
+            parameters = [name for name in inspect.signature(member).parameters if name != "self"]
+            assert re.findall(r"(\w+)(?:=[^,)]*)?[,)]", documented[name]) == parameters
 
 
 def test_every_fixture_is_documented():
