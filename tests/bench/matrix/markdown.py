@@ -99,8 +99,8 @@ def _about(data: Mapping[str, Any]) -> str:
     commits = ", ".join(data["commits"]) or "unknown"
     return (
         f"{trials} trials, seed {data['seed']}, commit {commits}. {machine['cores']} cores "
-        f"({machine['processor']}), {machine['memory_gib']} GiB, Python {machine['python']}, {packages}. {lanes}.{part} "
-        "The rows are in [data/recovery.json](data/recovery.json)."
+        f"({machine['processor']}), {machine['memory_gib']} GiB, Python {machine['python']}, {packages}. {lanes}."
+        f"{part} The rows are in [data/recovery.json](data/recovery.json)."
     )
 
 
