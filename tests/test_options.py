@@ -35,6 +35,7 @@ every_setting = st.builds(
     min_success=st.none() | st.floats(0, 1),
     max_recovery_ms=st.none() | st.floats(0, 1e9),
     ort=paths,
+    app=st.none() | st.text(min_size=1, max_size=8),
     headed=st.booleans(),
     doctor=st.booleans(),
     executable=paths,
@@ -83,6 +84,7 @@ def test_every_flag_is_read(pytester):
         "--webaccel-min-success=0.9",
         "--webaccel-max-recovery-ms=1500",
         "--webaccel-ort=node_modules/onnxruntime-web",
+        "--webaccel-app=dist",
         "--webaccel-headed",
         "--webaccel-doctor",
         "--webaccel-executable=chrome",
@@ -104,11 +106,20 @@ def test_every_flag_is_read(pytester):
         min_success=0.9,
         max_recovery_ms=1500.0,
         ort=here / "node_modules/onnxruntime-web",
+        app=str(here / "dist"),
         headed=True,
         doctor=True,
         executable=here / "chrome",
         given=frozenset(option.field for option in OPTIONS),
     )
+
+
+def test_an_apps_address_is_kept_and_its_folder_starts_where_it_was_written(pytester):
+    assert read(pytester, "--webaccel-app= http://localhost:8080/?x ").app == "http://localhost:8080/?x"
+    pytester.mkdir("tests").joinpath("pytest.ini").write_text("[pytest]\nwebaccel_app = ../dist\n")
+    assert read(pytester, "-c", "tests/pytest.ini").app == str(pytester.path / "tests/../dist")
+    with pytest.raises(ConfigurationError, match="--webaccel-app: neither a folder nor an address"):
+        read(pytester, "--webaccel-app=  ")
 
 
 def test_a_flag_beats_the_environment_which_beats_the_ini_file(pytester):
