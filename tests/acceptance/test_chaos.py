@@ -8,7 +8,13 @@ import pytest
 
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
-from pytest_webaccel.terms import Browser
+from pytest_webaccel.terms import Browser, Fault
+
+#: Faults that are seen by a deadline or that slow everything: they make a schedule long, not harder.
+SLOW = {
+    *(Fault.CONNECTION_STALLED, Fault.COMPONENT_TIMEOUT, Fault.OUT_OF_MEMORY, Fault.WORKER_CRASH),
+    *(Fault.NETWORK_LATENCY, Fault.NETWORK_BANDWIDTH, Fault.NETWORK_JITTER),
+}
 
 CACHE = cache_root()  # before pytester moves HOME
 
@@ -25,17 +31,18 @@ FEEDS = st.lists(st.integers(0, 99), min_size=4, max_size=4).map(lambda n: {"x":
 QUICK = settings(SETTINGS, max_examples=%(examples)d, stateful_step_count=8, derandomize=True, database=None)
 
 def test_square_survives_chaos(webaccel_pool):
-    run_chaos(webaccel_pool, MODEL, FEEDS, settings=QUICK, timeout=5, %(more)s)
+    run_chaos(webaccel_pool, MODEL, FEEDS, settings=QUICK, timeout=1, %(more)s)
 """
 
 
-def run(pytester: pytest.Pytester, lanes: str, more: str = "", *, examples: int = 10) -> pytest.RunResult:
+def run(pytester: pytest.Pytester, lanes: str, more: str = "", *, examples: int = 6) -> pytest.RunResult:
     pytester.makepyfile(SUITE % {"more": more, "examples": examples})
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--webaccel-lanes={lanes}", "--webaccel-seed=3")
 
 
 def test_lanes_that_recover_hold_every_invariant(pytester):
-    run(pytester, "fake:webgpu,fake:cpu").assert_outcomes(passed=1)
+    quick = [fault for fault in Fault if fault not in SLOW]
+    run(pytester, "fake:webgpu,fake:cpu", f"faults={[str(fault) for fault in quick]}").assert_outcomes(passed=1)
 
 
 def test_without_recovery_it_shrinks_to_one_fault_and_the_request_that_meets_it(pytester):
@@ -49,7 +56,7 @@ def test_without_recovery_it_shrinks_to_one_fault_and_the_request_that_meets_it(
 
 def test_a_wrong_answer_is_told_with_its_output(pytester):
     more = "expect=lambda feeds: {'y': feeds['x'] * feeds['x'] + 1}, faults=['connection_lost']"
-    result = run(pytester, "fake:cpu", more)
+    result = run(pytester, "fake:cpu", more, examples=20)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*a wrong answer was delivered: output 'y'*"])
 

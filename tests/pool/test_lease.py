@@ -195,6 +195,21 @@ def test_without_recovery_the_request_fails_and_the_lane_is_whole_again_after_th
     live(body)
 
 
+def test_a_fault_that_only_runs_can_see_is_met_by_the_next_run_whatever_was_loaded_meanwhile():
+    async def body(house):
+        async with house.lease() as lease:
+            first = await lease.load(models.scaled_sum(), None, deadline=30)
+            await lease.cause(FaultPlan(Fault.COMPONENT_ERROR))
+            assert await lease.load(models.scaled_sum(), None, deadline=30) is not None
+            assert await ask(lease, first) == ANSWER
+            await lease.cause(FaultPlan(Fault.COMPONENT_ERROR))
+            await lease.cause(FaultPlan(Fault.CONNECTION_LOST))
+            assert await ask(lease, first) == ANSWER
+        assert [row.outcome for row in house.recoveries] == ["recovered", "unknown", "recovered"]
+
+    live(body)
+
+
 def test_an_answer_given_before_the_fault_stands_though_the_lane_is_not_mended():
     async def body(house):
         async with house.lease(strategy=Strategy.NONE) as lease:
