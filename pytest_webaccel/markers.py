@@ -166,9 +166,9 @@ def check(item: pytest.Item) -> None:
         )
     if plans and "webaccel_page" in fixtures and not {"webaccel", "webaccel_pool"} & set(fixtures):
         raise ConfigurationError(
-            f"{item.nodeid}: @pytest.mark.fault({str(plans[0].fault)!r}) on a test of an app: a planned fault strikes a "
-            "webaccel.run(...), and the app runs by itself, so nothing would break; take the fixture webaccel_faults and "
-            f"call webaccel_faults.inject({str(plans[0].fault)!r}) at the moment that you mean"
+            f"{item.nodeid}: @pytest.mark.fault({str(plans[0].fault)!r}) on a test of an app: a planned fault strikes "
+            "a webaccel.run(...), and the app runs by itself, so nothing would break; take the fixture webaccel_faults "
+            f"and call webaccel_faults.inject({str(plans[0].fault)!r}) at the moment that you mean"
         )
 
 
