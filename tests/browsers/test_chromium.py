@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import psutil
+import pytest
 
-from tests.browsers.driving import DEADLINE, blank, listening, living, running
+from pytest_webaccel.errors import BrowserError
+from pytest_webaccel.terms import Symptom
+from tests.browsers.driving import DEADLINE, blank, listening, living, next_damage, running, watch
 
 
 def test_crash_gpu_loses_the_device_and_a_new_adapter_comes_every_time(chromium):
@@ -38,5 +43,58 @@ def test_debugging_port_is_offered_beside_the_pipe_only_when_asked(chromium):
         async with running(chromium) as driver:
             assert driver.endpoint is None
             assert listening(driver.pid) == []
+
+    asyncio.run(scenario())
+
+
+def test_every_end_of_the_gpu_process_is_reported_and_none_that_comes_with_the_end_of_the_browser(chromium):
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            seen = watch(driver)
+            for end in (driver.kill, lambda: os.kill(driver.pid, signal.SIGKILL), None):
+                await driver.open(blank(), deadline=DEADLINE)
+                for _ in range(2):  # the one that comes in its place is watched too
+                    pid = await driver.gpu_process(deadline=DEADLINE)
+                    await driver.crash_gpu(deadline=DEADLINE)
+                    damage = await next_damage(seen)
+                    assert damage.symptom is Symptom.DEVICE_LOST
+                    assert str(pid) in damage.detail
+                    while await driver.gpu_process(deadline=DEADLINE) in {None, pid}:
+                        await driver.evaluate("1", deadline=DEADLINE)
+                if end is None:
+                    await driver.stop(deadline=DEADLINE)
+                else:
+                    end()
+                    assert (await next_damage(seen)).symptom is Symptom.BROWSER_EXITED
+                    await driver.start(deadline=DEADLINE)
+                assert seen.empty()
+
+    asyncio.run(scenario())
+
+
+def test_page_that_cannot_crash_when_told_to_is_killed(chromium):
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            seen = watch(driver)
+            await driver.open(blank(), deadline=DEADLINE)
+            (renderer,) = await driver.page_processes(deadline=DEADLINE)
+            os.kill(renderer, signal.SIGSTOP)
+            driver.crash_page()
+            assert (await next_damage(seen)).symptom is Symptom.PAGE_CRASHED
+            await driver.open(blank(), deadline=DEADLINE)
+            assert await driver.evaluate("1", deadline=DEADLINE) == 1
+
+    asyncio.run(scenario())
+
+
+def test_page_that_loops_without_end_is_gone_before_the_next_one_is_there(chromium):
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            await driver.open(blank(), deadline=DEADLINE)
+            before = [psutil.Process(pid) for pid in await driver.page_processes(deadline=DEADLINE)]
+            with pytest.raises(BrowserError, match="not answered within"):
+                await driver.evaluate("for (;;);", deadline=0.2)
+            await driver.open(blank(), deadline=DEADLINE)
+            assert living(before) == []
 
     asyncio.run(scenario())
