@@ -387,6 +387,11 @@ class ChromiumDriver:
         """SIGCONT what :meth:`stop_page` stopped and still is there."""
         self._renderers.resume()
 
+    @property
+    def watched_gpu_process(self) -> int | None:
+        """Process id of the GPU process whose end would be reported now."""
+        return None if self._gpu is None else self._gpu.watched
+
     async def page_processes(self, *, deadline: float) -> Sequence[int]:
         """Return the ids of the processes of pages: the lane's, and those of pages that other clients opened."""
         connection, _ = self._attached()

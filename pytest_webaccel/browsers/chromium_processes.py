@@ -24,10 +24,10 @@ __all__ = ["GpuWatch", "Renderers", "process_ids"]
 
 #: Seconds for an answer of the browser's main process, which no page can hold up.
 _ASK_S = 5.0
-#: Seconds between two looks for a GPU process that is not there yet; then twice as many, up to the last.
-_FIRST_LOOK_S, _LAST_LOOK_S = 0.02, 1.0
-#: Looks without a find after which there is none to be watched, until the next page opens.
-_LOOKS = 12
+#: Seconds between two looks for a GPU process that is not there yet: a little more each time.
+_FIRST_LOOK_S, _SLOWER = 0.01, 1.1
+#: Looks without a find, about nine seconds, after which there is none to be watched until the next page opens.
+_LOOKS = 48
 #: Seconds that the root of a tree has to end in, after its GPU process did, for both to count as one exit.
 _TOGETHER_S = 0.003
 #: Seconds of a watch that ends with the browser.
@@ -102,13 +102,15 @@ class GpuWatch:
     """Sees the GPU process end as the kernel does, by a process descriptor, before any page is told.
 
     ``ended`` is called with the process id, once for each that ends while the root of the tree lives on; the browser
-    starts another one, which is watched in its turn. Does nothing where there are no process descriptors.
+    starts another one, which is watched in its turn, some 10 ms after it is there. Does nothing where there are no process descriptors.
     """
 
     def __init__(self, connection: Connection, root: int, ended: Callable[[int], None]) -> None:
         self._connection = connection
         self._root = root
         self._ended = ended
+        #: Process id of the GPU process that is watched now.
+        self.watched: int | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -125,7 +127,9 @@ class GpuWatch:
         last: int | None = None
         with contextlib.suppress(BrowserError):  # a closed pipe: the browser is gone, and with it what was watched
             while (pid := await self._find(last)) is not None:
+                self.watched = pid
                 await wait_gone([pid], deadline=_NEVER)
+                self.watched = None
                 await asyncio.sleep(_TOGETHER_S)
                 if not _lives(self._root):
                     return
@@ -139,7 +143,7 @@ class GpuWatch:
                 if pid != but:
                     return pid
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_LOOK_S)
+            pause *= _SLOWER
         return None
 
 

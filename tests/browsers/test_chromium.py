@@ -54,13 +54,12 @@ def test_every_end_of_the_gpu_process_is_reported_and_none_that_comes_with_the_e
             for end in (driver.kill, lambda: os.kill(driver.pid, signal.SIGKILL), None):
                 await driver.open(blank(), deadline=DEADLINE)
                 for _ in range(2):  # the one that comes in its place is watched too
-                    pid = await driver.gpu_process(deadline=DEADLINE)
+                    while (pid := driver.watched_gpu_process) is None:
+                        await driver.evaluate("1", deadline=DEADLINE)
                     await driver.crash_gpu(deadline=DEADLINE)
                     damage = await next_damage(seen)
                     assert damage.symptom is Symptom.DEVICE_LOST
                     assert str(pid) in damage.detail
-                    while await driver.gpu_process(deadline=DEADLINE) in {None, pid}:
-                        await driver.evaluate("1", deadline=DEADLINE)
                 if end is None:
                     await driver.stop(deadline=DEADLINE)
                 else:
