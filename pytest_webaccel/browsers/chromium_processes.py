@@ -101,8 +101,9 @@ class Renderers:
 class GpuWatch:
     """Sees the GPU process end as the kernel does, by a process descriptor, before any page is told.
 
-    ``ended`` is called with the process id, once for each that ends while the root of the tree lives on; the browser
-    starts another one, which is watched in its turn, some 10 ms after it is there. Does nothing where there are no process descriptors.
+    ``ended`` is called with the process id, once for each that ends while the root of the tree lives on. The browser
+    starts another one, which is watched in its turn, some 10 ms after it is there. Does nothing where there are no
+    process descriptors.
     """
 
     def __init__(self, connection: Connection, root: int, ended: Callable[[int], None]) -> None:
