@@ -54,6 +54,8 @@ def svg(results: Sequence[Result]) -> str:
             _panel(axis, f"{fault}\n{lane}", here)
         for axis in axes[len(panels) :]:
             axis.set_visible(False)
+        for axis in axes[max(len(panels) - _COLUMNS, 0) : len(panels)]:
+            axis.tick_params(labelbottom=True)
         _legend(figure, axes[: len(panels)])
         figure.supxlabel("ms from the fault to the right answer, less the request's own time and a set deadline")
         figure.supylabel("share recovered; x: failed, drawn where it was given up")
@@ -63,8 +65,13 @@ def svg(results: Sequence[Result]) -> str:
 
 
 def _panel(axis: Any, title: str, here: dict[Cell, list[Result]]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     axis.set_title(title, fontsize=8)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(labelsize=8)
     axis.set_ylim(-0.03, 1.06)
     axis.grid(visible=True, color="#e3e5e8", linewidth=0.5)
     for cell, trials in here.items():
@@ -90,6 +97,7 @@ def _legend(figure: Any, axes: Sequence[Any]) -> None:
         handles, labels = axis.get_legend_handles_labels()
         named.update({label: handle for handle, label in zip(handles, labels, strict=True) if label not in named})
     if named:
+        order = sorted(named, key=lambda name: (_DRAWN.index(name.partition(",")[0]), name))
         figure.legend(
-            list(named.values()), list(named), loc="outside upper center", ncols=min(len(named), 7), fontsize=8
+            [named[name] for name in order], order, loc="outside upper center", ncols=min(len(named), 7), fontsize=8
         )
