@@ -104,8 +104,9 @@ OPTIONS: tuple[Option, ...] = (
         "spares",
         "spares",
         "N",
-        "Warm spares that each lane keeps, 0 (default) or 1: a started browser with the lane's models loaded, which "
-        "coordinated recovery fails over to. Each costs a browser's memory.",
+        "Warm spares that each lane keeps, 0 (default) to 4: a started browser with the lane's models loaded, which "
+        "coordinated recovery fails over to. Each costs a browser's memory; a second one helps where two faults follow "
+        "one another.",
     ),
     Option(
         "db",

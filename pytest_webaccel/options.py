@@ -29,6 +29,10 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
 
 
+#: Warm spares of a lane at most: each is a whole browser.
+_MOST_SPARES = 4
+
+
 def _parts(text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
@@ -84,8 +88,8 @@ def _seed(text: str, _base: Path) -> int:
 
 
 def _spares(text: str, _base: Path) -> int:
-    if text.strip() not in {"0", "1"}:
-        raise ValueError(f"{text!r} is neither 0 nor 1")
+    if text.strip() not in {str(number) for number in range(_MOST_SPARES + 1)}:
+        raise ValueError(f"{text!r} is not a whole number from 0 to {_MOST_SPARES}")
     return int(text)
 
 
@@ -136,7 +140,8 @@ class Settings:
     """What one run was asked to do.
 
     ``None`` in ``browsers``, ``backends`` and ``lanes`` means: whatever works here. ``min_success`` is
-    a share from 0 to 1, ``max_recovery_ms`` milliseconds, ``budget_s`` seconds of one recovery. ``given`` names the fields that somebody set.
+    a share from 0 to 1, ``max_recovery_ms`` milliseconds, ``budget_s`` seconds of one recovery. ``given`` names the
+    fields that somebody set.
     """
 
     browsers: tuple[Browser, ...] | None = None

@@ -58,7 +58,7 @@ class LaneContender(Generic[T]):
             self._lane.around.give_back(self._guest)
         elif self._station is None or self._station is self._present:
             return
-        elif not (self._from_spare and self._lane.spare.give_back(self._station)):
+        elif not (self._from_spare and self._lane.spares.give_back(self._station)):
             self._lane.behind(self._station.stop())
 
     # -- what recovery asks (Repairable) -------------------------------------------------------
@@ -98,7 +98,7 @@ class LaneContender(Generic[T]):
 
     async def use_spare(self, *, deadline: float) -> None:
         """Take the spare."""
-        self._station = await self._lane.spare.take(deadline=deadline)
+        self._station = await self._lane.spares.take(deadline=deadline)
         self._from_spare = True
 
     async def fail_over(self, *, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""A live lane: its state, the station that serves it, its spare, and what it must hold.
+"""A live lane: its state, the station that serves it, its spares, and what it must hold.
 
 It is what the recovery engine repairs (:class:`~pytest_webaccel.recovery.conductor.Repairable`).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
 from pytest_webaccel.pool.holdings import Holdings
-from pytest_webaccel.pool.spare import Spare
+from pytest_webaccel.pool.spares import Spares
 from pytest_webaccel.recovery.breaker import Backoff, Breakers
 from pytest_webaccel.recovery.engine import Survey
 from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult
@@ -71,7 +71,7 @@ class Neighbourhood(Protocol):
 class LiveLane:
     """One lane of a worker's pool.
 
-    ``make_station`` makes a station, not started, for it; ``spares`` is how many warm spares it keeps (0 or 1).
+    ``make_station`` makes a station, not started, for it; ``spares`` is how many warm spares it keeps.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class LiveLane:
         self.station: Station | None = None
         self.guest: LiveLane | None = None
         self.holdings = Holdings()
-        self.spare = Spare(self.name, self.holdings, self.open_station, wanted=spares > 0)
+        self.spares = Spares(self.name, self.holdings, self.open_station, count=spares)
         self.around = around
         self.counts = {"leases": 0, "requests": 0, "recoveries": 0, "starts": 0, "damages": 0}
         self.in_use = asyncio.Lock()
@@ -136,8 +136,10 @@ class LiveLane:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        stations = [station for station in (self.station, self.spare.station, *self._retired) if station is not None]
-        self.station = self.spare.station = None
+        own = [self.station] if self.station is not None else []
+        stations = [*own, *self.spares.stations, *self._retired]
+        self.station = None
+        self.spares.stations.clear()
         self._retired.clear()
         await asyncio.gather(*(station.stop() for station in stations), return_exceptions=True)
 
@@ -149,22 +151,22 @@ class LiveLane:
         return loaded
 
     def want(self, model: LoadedModel) -> None:
-        """Hold ``model`` from now on, the spare too."""
+        """Hold ``model`` from now on, the spares too."""
         self.holdings.want(model)
-        self.keep_spare()
+        self.keep_spares()
 
     def remember(
         self, model: LoadedModel, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None
     ) -> None:
-        """Keep what a model was fed, to warm a spare with."""
-        if self.spare.wanted and self.holdings.remember(model, feeds, outputs):
-            self.keep_spare()
+        """Keep what a model was fed, to warm spares with."""
+        if self.spares.count and self.holdings.remember(model, feeds, outputs):
+            self.keep_spares()
 
-    def keep_spare(self) -> None:
-        """Have the spare made ready in the background, where the lane keeps one and it is not."""
-        if self.spare.wanted and not self.spare.ready and not self._sparing:
+    def keep_spares(self) -> None:
+        """Have the spares made ready in the background, where the lane keeps any and they are not."""
+        if not self.spares.full and not self._sparing:
             self._sparing = True
-            self.behind(self._warm_spare())
+            self.behind(self._warm_spares())
 
     def distrust(self, why: str) -> None:
         """Note that the page holds what it should not, for a change could not be undone: it is replaced before long."""
@@ -209,7 +211,7 @@ class LiveLane:
     def survey(self) -> Survey:
         """Return what could be had now to mend this lane with."""
         return Survey(
-            spare_ready=self.guest is None and self.spare.ready,
+            spares=self.spares.ready if self.guest is None else 0,
             models=len(self.holdings.models),
             startable=self.around.breakers.of(str(self.name.browser)).allows,
             elsewhere=self.guest is None and self.around.stand_in(self.name) is not None,
@@ -249,8 +251,8 @@ class LiveLane:
         self.station = await self.open_station(deadline)
 
     async def use_spare(self, *, deadline: float) -> None:
-        """Put the spare into service; the old station is ended by :meth:`repair_in_background`."""
-        self.adopt(await self.spare.take(deadline=deadline))
+        """Put a spare into service; the old station is ended by :meth:`repair_in_background`."""
+        self.adopt(await self.spares.take(deadline=deadline))
 
     async def fail_over(self, *, deadline: float) -> None:
         """Have another browser's lane answer from now on, until this one is whole again."""
@@ -268,7 +270,7 @@ class LiveLane:
             self.behind(self._retired.pop().stop())
         if self.guest is not None:
             self.behind(self._repair_own())
-        self.keep_spare()
+        self.keep_spares()
 
     # -- what contenders need ------------------------------------------------------------------
 
@@ -334,7 +336,7 @@ class LiveLane:
             "state": str(self.state),
             **self.counts,
             "models": sorted(self.holdings.models),
-            "spare_ready": self.spare.ready,
+            "spare_ready": self.spares.full and self.spares.count > 0,
             "breaker": str(self.around.breakers.of(str(self.name)).state),
             "resumes": self.station.channel.session.resumes if self.station else 0,
             "duplicates_dropped": self.station.channel.session.duplicates if self.station else 0,
@@ -360,9 +362,9 @@ class LiveLane:
             raise
         return station
 
-    async def _warm_spare(self) -> None:
+    async def _warm_spares(self) -> None:
         try:
-            await self.spare.warm()
+            await self.spares.warm()
         finally:
             self._sparing = False
 

@@ -171,7 +171,7 @@ class Lease:
             return self.life.struck_before()
         if plan.fault is Fault.WORKER_CRASH:
             injector = self.life.noting(injector, self._story(plan, ""), self._settle_stories)
-        await self.lane.spare.warm()
+        await self.lane.spares.warm()
         self.lane.here.damages.clear()
         target = LaneTarget(self.lane)
         fault_at = asyncio.get_running_loop().time()
@@ -190,7 +190,7 @@ class Lease:
             detail="no request followed the fault",
             damage=damage,
             fault_at=fault_at,
-            spare=self.lane.spare.ready,
+            spare=self.lane.spares.ready > 0,
             mild=injector.degrades or injector.seen_by_request,
         )
         self._stories.append(self._caused)
@@ -257,9 +257,9 @@ class Lease:
         begun = time.perf_counter()
         loaded = await self._answer(request.twin())
         story.undisturbed_ms = (time.perf_counter() - begun) * 1000
-        await self.lane.spare.warm()
+        await self.lane.spares.warm()
         await self.lane.here.drop(loaded, deadline=request.deadline)
-        story.spare = self.lane.spare.ready
+        story.spare = self.lane.spares.ready > 0
         self._stories.append(story)
         with told(story), contextlib.closing(request):
             loaded = await self._under_fault(story, injector, request, answer_bytes=0)
@@ -285,8 +285,8 @@ class Lease:
         reference = await self._undisturbed(story, one)
         self.life.refer(story, reference.tensors)
         self.lane.remember(one.model, one.arrays, one.outputs)
-        await self.lane.spare.warm()
-        story.spare = self.lane.spare.ready
+        await self.lane.spares.warm()
+        story.spare = self.lane.spares.ready > 0
         self._stories.append(story)
         expected = one.expect or reference.tensors
         answer_bytes = sum(array.nbytes for array in reference.tensors.values())

@@ -36,7 +36,7 @@ class Pool:
     """Lanes of one worker.
 
     ``table`` is what the probe saw, ``ort`` the folder of onnxruntime-web and its version, ``spares``
-    how many warm spares each lane keeps (0 or 1). ``on_spare`` is told what a lane's spare costs, once the first is
+    how many warm spares each lane keeps. ``on_spare`` is told what a lane's spare costs, once the first is
     ready and again where one holds more models. ``seed`` is of the jitter of pauses and breakers,
     ``clock`` their monotonic time in seconds.
     """
@@ -159,7 +159,7 @@ class Pool:
             lane = self._lanes[name] = LiveLane(
                 probe, lambda: self._station(probe), self, spares=self._spares, chance=self._chance
             )
-            lane.spare.on_ready = functools.partial(self._spare_ready, lane)
+            lane.spares.on_ready = functools.partial(self._spare_ready, lane)
         return lane
 
     def _station(self, probe: ProbeResult) -> Station:
@@ -227,4 +227,4 @@ class Pool:
             self._on_start(lane)
         elif not await lane.station.healthy() and not await lane.settle():
             raise LaneUnavailableError(f"lane {lane.name} broke between two tests and could not be started again")
-        lane.keep_spare()
+        lane.keep_spares()

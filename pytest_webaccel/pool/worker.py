@@ -36,7 +36,7 @@ _END_S = 60.0
 class Worker:
     """Everything of ours in one pytest process.
 
-    ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps (0 or 1), ``budget_s``
+    ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps, ``budget_s``
     the seconds that one recovery may take, ``seed`` of all that is drawn, ``account``
     whether to measure what recoveries cost. ``held`` are the leases that have not ended.
     """

@@ -78,9 +78,9 @@ _PHASES: Mapping[Step, str] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Survey:
-    """What can be had now: a warm spare, the number of models to hold, leave to start, another browser's lane."""
+    """What can be had now: warm spares, the number of models to hold, leave to start, another browser's lane."""
 
-    spare_ready: bool
+    spares: int
     models: int
     startable: bool = True
     elsewhere: bool = False
@@ -132,8 +132,8 @@ class RecoveryMachine:
     """Decides one recovery, from the first damage to an answer or to giving up.
 
     ``budget_s`` seconds count from :meth:`begin`. ``fault_at`` is when the fault was caused
-    (``damage.at`` where nobody caused it). ``survey`` is asked before each rung what can be had; a spare
-    that was tried is not asked for again. Calls out of turn raise RuntimeError; a clock that goes back is held.
+    (``damage.at`` where nobody caused it). ``survey`` is asked before each rung what can be had; no more
+    spares are tried than there were at the start. Calls out of turn raise RuntimeError; a clock that goes back is held.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class RecoveryMachine:
         self._fault_at = fault_at
         self._damage = damage
         self._survey = survey
-        self._spare_tried = False
+        self._spares_left = 0
         self._state = MachineState.NEW
         self._now = self._begun_at = fault_at
         self._detected_s = 0.0
@@ -218,6 +218,7 @@ class RecoveryMachine:
         self._begun_at = self._now
         self._detected_s = min(max(self._damage.at - self._fault_at, 0.0), self._now - self._fault_at)
         self._state = MachineState.WORKING
+        self._spares_left = self._survey().spares
         return self._next_rung()
 
     def step_done(self, now: float) -> Decision:
@@ -282,14 +283,16 @@ class RecoveryMachine:
         there = self._survey()
         situation = Situation(
             self._damage,
-            there.spare_ready and not self._spare_tried,
+            min(there.spares, self._spares_left) > 0,
             there.models,
             failed,
             startable=there.startable,
             elsewhere=there.elsewhere,
         )
         rungs = self._strategy.rungs(situation)
-        left = [rung for rung in rungs if rung.name not in failed]
+        # Each spare is another browser, so one that failed says nothing against the next.
+        more = self._spares_left > 0
+        left = [rung for rung in rungs if rung.name not in failed or (more and Step.USE_SPARE in rung.steps)]
         if not left and (unlucky := self._unlucky.get(self._damage.symptom)):
             again = unlucky.pop(0)
             left = [rung for rung in rungs if rung.name == again]
@@ -304,7 +307,7 @@ class RecoveryMachine:
         self._rung = left[0]
         self._rung_deadline = self._now + min(self._rung.deadline_s, self._remaining_s * share)
         self._pending = list(self._rung.steps)
-        self._spare_tried |= Step.USE_SPARE in self._pending
+        self._spares_left -= Step.USE_SPARE in self._pending
         if self._remaining_s > 0:
             self._tried.append(self._rung.name)
         return self._next_step()

@@ -167,7 +167,7 @@ def _field(strategy: RecoveryStrategy, damage: Damage, lane: Repairable, tried: 
     """Return the rungs that can be tried now at the same time, each needing something else for itself."""
     there = lane.survey()
     situation = Situation(
-        damage, there.spare_ready, there.models, tried, startable=there.startable, elsewhere=there.elsewhere
+        damage, there.spares > 0, there.models, tried, startable=there.startable, elsewhere=there.elsewhere
     )
     chosen: dict[Step, Rung] = {}
     for rung in strategy.rungs(situation):

@@ -63,8 +63,8 @@ def _refuse(worker: Worker, browser: Browser) -> set[Browser]:
             async def start(*, deadline):
                 raise BrowserError(f"{installation_of(probe).executable} is not to be started in this test")
 
-            driver.start = start
+            vars(driver)["start"] = start
         return driver
 
-    worker.pool._make_driver = maker
+    vars(worker.pool)["_make_driver"] = maker
     return refused

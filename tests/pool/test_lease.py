@@ -118,6 +118,19 @@ def test_coordinated_fails_over_to_the_warm_spare(fault):
     live(body, spares=1)
 
 
+def test_a_second_spare_takes_over_where_the_first_is_struck_as_well():
+    async def body(house):
+        async with house.lease() as lease:
+            lease.planned.append(FaultPlan(Fault.PAGE_CRASH, FaultPoint.DURING_RECOVERY))
+            assert await ask(lease) == ANSWER
+        [row] = house.recoveries
+        assert row.rungs.split(",").count("use_spare") == 2
+        assert (row.outcome, row.load_ms) == (Outcome.RECOVERED, 0)
+        assert house.fleet.running == 3
+
+    live(body, spares=2)
+
+
 def test_parallel_races_the_spare_with_a_cold_start_and_leaves_no_loser_behind():
     async def body(house):
         async with house.lease(strategy=Strategy.PARALLEL) as lease:
@@ -423,14 +436,14 @@ def test_a_spare_is_warm_only_after_it_ran_what_the_lane_has_run():
     async def body(house):
         async with house.lease() as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.lane.spare.warm()
-            assert lease.lane.spare.ready
+            await lease.lane.spares.warm()
+            assert lease.lane.spares.ready
             await ask(lease, model)
-            assert not lease.lane.spare.ready
-            await lease.lane.spare.warm()
-            assert lease.lane.spare.ready
+            assert not lease.lane.spares.ready
+            await lease.lane.spares.warm()
+            assert lease.lane.spares.ready
             huge = {"x": np.zeros(9 << 20, np.float32), "y": np.zeros(9 << 20, np.float32)}
-            lease.lane.spare.station.ran.clear()
+            lease.lane.spares.stations[0].ran.clear()
             lease.lane.remember(model, huge, None)  # 72 MiB: not kept; the smaller feeds still are
             assert lease.lane.holdings.fed(model.key) == 16
 
@@ -441,9 +454,9 @@ def test_a_spare_that_died_is_replaced():
     async def body(house):
         async with house.lease() as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.lane.spare.warm()
+            await lease.lane.spares.warm()
             house.fleet.drivers[1].kill()
-            assert not lease.lane.spare.ready
+            assert not lease.lane.spares.ready
             lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease, model) == ANSWER
         [row] = house.recoveries
@@ -456,7 +469,7 @@ def test_a_spare_that_died_is_replaced():
 def test_a_spare_that_cannot_be_had_is_done_without(caplog):
     async def body(house):
         async with house.lease() as lease:
-            await lease.lane.spare.warm()
+            await lease.lane.spares.warm()
             assert await ask(lease) == ANSWER
         assert house.pool.statistics()[0]["state"] == "ready"
 

@@ -12,7 +12,7 @@ from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.errors import ConfigurationError, FaultError, LaneUnavailableError
 from pytest_webaccel.faces import Faults, PoolFace, WebAccel
 from pytest_webaccel.pool.worker import Worker
-from pytest_webaccel.rows import ParityRow, RecoveryRow, TransactionRow
+from pytest_webaccel.rows import SPARE_MEMORY, MeasurementRow, ParityRow, RecoveryRow, TransactionRow
 from pytest_webaccel.terms import Browser, Evidence, Fault, FaultPlan, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 from tests import models
@@ -133,3 +133,7 @@ def test_a_real_browsers_spare_takes_over_and_another_is_made_ready():
     assert (row.outcome, row.load_ms, row.attempts, row.lost, row.duplicated) == ("recovered", 0.0, 1, 0, 0)
     assert row.reassign_ms < 250  # a cold start takes longer on any machine
     assert (statistics["spare_ready"], statistics["starts"], statistics["state"]) == (True, 3, "ready")
+    held = [held for held in bench.of(MeasurementRow) if held.metric == SPARE_MEMORY]
+    assert {(held.lane, held.unit, held.evidence) for held in held} == {(str(lane), "bytes", Evidence.SOFTWARE)}
+    assert len(held) <= 2, "once without a model, if it was ready so soon, and once with it"
+    assert held[-1].value > 2**25

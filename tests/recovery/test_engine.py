@@ -42,7 +42,7 @@ def machine(
         budget_s=budget_s,
         fault_at=fault_at,
         damage=damage(symptom, at),
-        survey=lambda: Survey(spare_ready, models),
+        survey=lambda: Survey(int(spare_ready), models),
     )
 
 
@@ -179,6 +179,17 @@ def test_a_spare_is_put_in_once():
     m = machine(Symptom.PAGE_CRASHED, spare_ready=True)
     assert step(m.begin(0)) is Step.USE_SPARE
     assert step(m.damaged(damage(Symptom.BROWSER_EXITED), 1)) is Step.RESTART_BROWSER
+
+
+def test_as_many_spares_are_put_in_as_there_were_at_the_start():
+    m = RecoveryMachine(
+        COORDINATED, budget_s=60, fault_at=0, damage=damage(Symptom.PAGE_CRASHED), survey=lambda: Survey(2, 1)
+    )
+    assert step(m.begin(0)) is Step.USE_SPARE
+    m.step_done(1)
+    assert step(m.damaged(damage(Symptom.PAGE_CRASHED), 2)) is Step.USE_SPARE
+    m.step_done(3)
+    assert step(m.damaged(damage(Symptom.PAGE_CRASHED), 4)) is Step.NEW_PAGE
 
 
 def test_a_rung_out_of_time_between_steps_has_failed():
@@ -327,7 +338,8 @@ class MachineRules(RuleBasedStateMachine):
                 self.rung_steps = []
                 twice = self.machine.rungs.count(decision.rung) > 1
                 failed = (self.standing, decision.rung) in self.failed
-                assert not failed or (twice and decision.rung in self.unlucky), "a rung that failed was tried again"
+                again = decision.step is Step.USE_SPARE or (twice and decision.rung in self.unlucky)
+                assert not failed or again, "a rung that failed was tried again"
                 assert self.machine.rungs.count(decision.rung) <= 2 * len(Symptom)
             else:
                 # A rung may run out of time between two steps; then the next one begins.

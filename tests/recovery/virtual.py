@@ -86,7 +86,7 @@ class FakeLane:
             raise entry
 
     def survey(self) -> Survey:
-        return Survey(self.spare_ready, self.models, startable=self.startable, elsewhere=self.elsewhere)
+        return Survey(int(self.spare_ready), self.models, startable=self.startable, elsewhere=self.elsewhere)
 
     async def resend(self, *, deadline: float) -> None:
         await self.step(Step.RESEND, deadline)
