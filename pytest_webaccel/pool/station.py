@@ -36,6 +36,9 @@ T = TypeVar("T")
 #: Damage after which the present page or browser can answer nothing any more.
 _FATAL = frozenset({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED})
 
+#: Seconds within which a page that lives tells that its device is lost, before or after the GPU process is gone.
+_TELLS_S = 0.25
+
 #: Seconds within which a page that lives answers a word, and comes back on a new connection.
 _HEARS_S = 0.3
 _RECONNECT_S = 2.0
@@ -70,6 +73,8 @@ class Station:
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
+        self._untold: asyncio.TimerHandle | None = None
+        self._loss_at = self._renewed_at = float("-inf")
         self._bridge = bridge
         self._placements = placements
         self._ort = ort
@@ -103,14 +108,14 @@ class Station:
             await self.driver.open(self._bridge.page_url(self.channel, self.lane.backend), deadline=deadline)
             await self.unless_fatal(self.channel.wait_connected(deadline=deadline, new_instance_since=instances))
             self._life = self.channel.session.instances
-            await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+            await self._renew(deadline)
         self.damages.clear()
 
     async def new_device(self, *, deadline: float) -> None:
         """Have the page drop its sessions and take a new device; its models are gone."""
         self._forget_models()
         self._abandon_all()
-        await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+        await self._renew(deadline)
         self.damages.clear()
 
     async def reconnect(self, *, deadline: float) -> None:
@@ -132,7 +137,7 @@ class Station:
         async with asyncio.timeout(deadline):
             await self.unless_fatal(self.channel.wait_connected(deadline=deadline))
             self._life = self.channel.session.instances
-            await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+            await self._renew(deadline)
         self.damages.clear()
 
     async def reload(self, holdings: Holdings, *, deadline: float) -> None:
@@ -270,6 +275,8 @@ class Station:
 
     async def stop(self) -> None:
         """End browser, page and channel. Never raises."""
+        if self._untold is not None:
+            self._untold.cancel()
         await self.driver.stop(deadline=5.0)
         with contextlib.suppress(OSError):
             await self._bridge.close(self.channel)
@@ -305,10 +312,26 @@ class Station:
         await self.driver.offer_files(paths, deadline=deadline)
 
     def _driver_damage(self, damage: Damage) -> None:
-        if damage.symptom is not Symptom.DEVICE_LOST or self._device_in_gpu_process:
+        if damage.symptom is not Symptom.DEVICE_LOST:
+            self.channel.damaged(damage)
+        elif self._device_in_gpu_process:
+            # The page mostly tells the same within milliseconds, and one loss told twice would strike the request for
+            # a new device. So this is for the page that cannot tell.
+            loop = asyncio.get_running_loop()
+            self._untold = loop.call_later(_TELLS_S, self._device_gone, damage, self.channel.session.instances)
+
+    def _device_gone(self, damage: Damage, instances: int) -> None:
+        told = self._loss_at >= damage.at - _TELLS_S
+        if not told and self._renewed_at < damage.at and instances == self.channel.session.instances:
             self.channel.damaged(damage)
 
+    async def _renew(self, deadline: float) -> None:
+        self._renewed_at = asyncio.get_running_loop().time()
+        await self.unless_fatal(self.channel.request("renew", deadline=deadline))
+
     def _note(self, damage: Damage) -> None:
+        if damage.symptom is Symptom.DEVICE_LOST:
+            self._loss_at = damage.at
         self.damages.append(damage)
         self._changed.set()
         self.on_damage(damage)
