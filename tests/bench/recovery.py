@@ -27,7 +27,7 @@ from tests.bench.matrix.ours import Ours
 from tests.bench.matrix.progress import Progress, duration, estimate
 from tests.bench.matrix.rerun import Playwright
 from tests.bench.matrix.sessions import BATCH, Peers, Restarts, missing
-from tests.bench.matrix.state import Result, State, StateError
+from tests.bench.matrix.state import Result, State, StateError, read, spent
 from tests.bench.matrix.summary import rows as summarised
 from tests.bench.matrix.targets import targets
 
@@ -155,20 +155,23 @@ def main(given: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     table = _table(options.lanes)
     trials, excluded = plan(options, table)
-    about = {"seed": options.seed, "machine": _comparable(machine(table))}
+    about = {"seed": options.seed, **_comparable(machine(table))}
     with contextlib.ExitStack() as stack:
         path = options.state or (
             Path(stack.enter_context(tempfile.TemporaryDirectory())) / "quick.jsonl" if options.quick else STATE
         )
+        if options.list:
+            results = read(path)[1] if path.exists() else []
+            done = spent(results)
+            _introduce(trials, [trial for trial in trials if trial.key not in done], excluded, results, path, options)
+            return 0
         try:
             state = stack.enter_context(State(path, about))
         except StateError as error:
             raise SystemExit(str(error)) from None
         done = state.done()
         todo = [trial for trial in trials if trial.key not in done]
-        _introduce(trials, todo, excluded, state, options)
-        if options.list:
-            return 0
+        _introduce(trials, todo, excluded, state.results, path, options)
         until = begun + options.minutes * 60 if options.minutes else float("inf")
         ended = _measure(todo, state, table, options, until)
         _finish(state.results, trials, excluded, table, options, ended)
@@ -194,17 +197,18 @@ def _introduce(
     trials: Sequence[Trial],
     todo: Sequence[Trial],
     excluded: Sequence[Excluded],
-    state: State,
+    results: Sequence[Result],
+    path: Path,
     options: argparse.Namespace,
 ) -> None:
     print(f"{len({trial.cell for trial in trials})} cells, {len(trials)} trials, {len(trials) - len(todo)} done before")
     wanted = {trial.cell.fault for trial in trials}
     for one in [one for one in excluded if not options.only or one.fault in wanted]:
         print(f"  left out: {one.strategy} {one.fault} {one.lane}: {one.reason}")
-    whole = estimate(todo, state.results)
+    whole = estimate(todo, results)
     limit = f"; this run ends after {options.minutes:g} min" if options.minutes else ""
-    known = "from trials timed before" if state.results else "a guess until the first trials are timed"
-    print(f"{len(todo)} trials left, about {duration(whole)} in all ({known}){limit}; state: {state.path}", flush=True)
+    known = "from trials timed before" if results else "a guess until the first trials are timed"
+    print(f"{len(todo)} trials left, about {duration(whole)} in all ({known}){limit}; state: {path}", flush=True)
 
 
 def _measure(

@@ -12,7 +12,7 @@ from tests.bench.matrix.design import Cell, Trial
 from tests.bench.matrix.ours import base
 from tests.bench.matrix.state import FAILED, RECOVERED, TRIES, VOID, Log, Result, State, StateError, read
 
-ABOUT = {"seed": 1, "machine": {"cores": 2}}
+ABOUT = {"seed": 1, "cores": 2}
 CELL = Cell("coordinated", "page_crash", "chromium:cpu", "mid_request", spare=True)
 
 
@@ -60,7 +60,17 @@ def test_figures_of_another_machine_are_not_mixed_in(tmp_path: Path):
     with State(path, ABOUT):
         pass
     with pytest.raises(StateError, match="Figures of two must not be mixed"):
-        State(path, {**ABOUT, "machine": {"cores": 64}})
+        State(path, {**ABOUT, "cores": 64})
+
+
+def test_one_lane_more_goes_on_with_the_same_file_and_another_build_does_not(tmp_path: Path):
+    path = tmp_path / "state.jsonl"
+    with State(path, {"lanes": {"chromium:cpu": "153"}}):
+        pass
+    with State(path, {"lanes": {"chromium:cpu": "153", "firefox:cpu": "140"}}):
+        pass
+    with pytest.raises(StateError, match="lanes"):
+        State(path, {"lanes": {"chromium:cpu": "154"}})
 
 
 def test_two_processes_do_not_write_to_one_file(tmp_path: Path):

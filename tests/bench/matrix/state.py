@@ -16,11 +16,11 @@ from filelock import FileLock, Timeout
 from tests.bench.matrix.design import Cell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["FAILED", "RECOVERED", "VOID", "Log", "Result", "State", "StateError", "read"]
+__all__ = ["FAILED", "RECOVERED", "VOID", "Log", "Result", "State", "StateError", "read", "spent"]
 
 RECOVERED, FAILED, VOID = "recovered", "failed", "void"
 
@@ -123,6 +123,14 @@ def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
     return header, [_result(entry) for entry in entries if "trial" in entry]
 
 
+def spent(results: Sequence[Result]) -> set[str]:
+    """Return the trials that need not be done again: those that said something, and those that never will."""
+    tries: dict[str, int] = {}
+    for result in results:
+        tries[result.trial] = tries.get(result.trial, 0) + (1 if result.outcome == VOID else TRIES)
+    return {trial for trial, count in tries.items() if count >= TRIES}
+
+
 def _parted(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     entries = list(_lines(path))
     header: dict[str, Any] = next((entry["header"] for entry in entries if "header" in entry), {})
@@ -131,6 +139,13 @@ def _parted(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _result(entry: Mapping[str, Any]) -> Result:
     return Result(**{name: value for name, value in entry.items() if name in _NAMES})
+
+
+def _differs(there: Any, here: Any) -> bool:
+    """Whether two things are not the same; of two mappings, in what both name: a run may have one lane more."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        return any(there[name] != here[name] for name in there.keys() & here.keys())
+    return bool(there != here)
 
 
 class Log:
@@ -158,7 +173,7 @@ class Log:
         fresh = not self.path.exists() or not self.path.stat().st_size
         if not fresh:
             header, self.entries = _parted(self.path)
-            if other := [key for key in about if header.get(key) != about[key]]:
+            if other := [key for key in about if _differs(header.get(key), about[key])]:
                 told = "; ".join(f"{key}: {header.get(key)!r} there, {about[key]!r} here" for key in other)
                 raise StateError(
                     f"{self.path} was measured on something else ({told}). Figures of two must not be mixed: name "
@@ -206,7 +221,4 @@ class State(Log):
 
     def done(self) -> set[str]:
         """Return the trials that need not be done again."""
-        spent: dict[str, int] = {}
-        for result in self.results:
-            spent[result.trial] = spent.get(result.trial, 0) + (1 if result.outcome == VOID else TRIES)
-        return {trial for trial, tries in spent.items() if tries >= TRIES}
+        return spent(self.results)
