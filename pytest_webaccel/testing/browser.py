@@ -141,12 +141,13 @@ class FakeDriver:
         self.page.take_files(paths)
 
     async def crash_gpu(self, *, deadline: float) -> None:
-        """Lose the page's WebGPU device."""
+        """Lose the page's WebGPU device; the end of the GPU process is reported too, as a real driver does."""
         del deadline
         self._require_running("crash its GPU process")
         await self._sleep(self._latency.of("exit", self._random))
         if self.page is not None:
             self.page.lose_device()
+        self._tell(Symptom.DEVICE_LOST, "the fake GPU process ended")
 
     async def gpu_process(self, *, deadline: float) -> int | None:
         """Return None: there is no process."""
@@ -213,6 +214,9 @@ class FakeDriver:
         if self.page is not None:
             await self.page.close()
         await self._sleep(self._latency.of("exit", self._random))
+        self._tell(symptom, detail)
+
+    def _tell(self, symptom: Symptom, detail: str) -> None:
         damage = Damage(symptom, detail, asyncio.get_running_loop().time())
         for listener in self._listeners:
             listener(damage)

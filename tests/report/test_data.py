@@ -5,8 +5,9 @@ import pytest
 from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import record
 from pytest_webaccel.report.data import ReportData
+from pytest_webaccel.report.section import section
 from pytest_webaccel.report.terminal import lines
-from pytest_webaccel.rows import RunRow
+from pytest_webaccel.rows import SPARE_MEMORY, MeasurementRow, RunRow
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
 
 from .samples import a_recovery, a_test, a_whole_run
@@ -76,3 +77,27 @@ def test_terminal_lines_of_an_empty_run_say_what_to_do():
 def test_terminal_lines_carry_no_control_characters():
     found = lines(ReportData.from_rows(a_whole_run(extra="\x1b[2J\nspoof")))
     assert all(line.isprintable() for line in found)
+
+
+def test_the_most_that_a_lanes_spare_held_is_told_with_the_lane():
+    held = [
+        MeasurementRow(
+            run_id="r",
+            evidence=Evidence.SOFTWARE,
+            test_id="",
+            lane=lane,
+            model="",
+            family="",
+            engine="",
+            bits=0,
+            metric=SPARE_MEMORY,
+            value=mebibytes * 2.0**20,
+            unit="bytes",
+        )
+        for lane, mebibytes in (("chromium:webgpu", 90), ("chromium:webgpu", 263), ("chromium:cpu", 400))
+    ]
+    data = ReportData.from_rows([*a_whole_run(), *held])
+    assert data.spare_memory("chromium:webgpu", Evidence.SOFTWARE) == "263 MiB"
+    assert data.spare_memory("chromium:webgpu", Evidence.HARDWARE) == ""
+    assert any("started 1 time, 263 MiB for its warm spare" in line for line in lines(data))
+    assert "263 MiB" in "".join(section(data))
