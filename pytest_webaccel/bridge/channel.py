@@ -154,12 +154,15 @@ class Channel:
         """Wait for the answer to a request that is pending.
 
         Raises DamagedLaneError when the lane breaks first (the request stays pending, so this may
-        be awaited again after a reconnect), RemoteError when the page did the work and it failed,
-        BridgeError when no such request is pending.
+        be awaited again after a reconnect), or broke it before in a way that waits for :meth:`again`;
+        RemoteError when the page did the work and it failed, BridgeError when no such request is pending.
         """
         future = self._answers.get(request_id)
         if future is None:
             raise BridgeError(f"{self.name}: request {request_id} is not pending")
+        if self.session.awaits_again(request_id):
+            detail = "what was sent arrived damaged, and was not asked for again"
+            raise DamagedLaneError(Damage(Symptom.RESULT_DAMAGED, detail, self._loop.time()), self.name)
         try:
             return await future
         except asyncio.CancelledError:
@@ -190,9 +193,9 @@ class Channel:
         self._carry_out(self.session.release(request_id))
 
     def again(self, request_id: int) -> None:
-        """Have the page send an answer again that arrived damaged; it is not computed anew.
+        """Have what arrived damaged sent again, the answer or the request; nothing is computed anew.
 
-        Does nothing where the answer is on its way anyhow, after a reconnect for one.
+        Does nothing where it is on its way anyhow, after a reconnect for one.
         """
         self._carry_out(self.session.again(request_id))
 

@@ -153,12 +153,23 @@ class ServerSession:
         return [Send(json.dumps({"t": "cancel", "id": request_id}))] if self.connected else []
 
     def again(self, request_id: int) -> list[Effect]:
-        """Have the page send an answer again that arrived damaged; nothing where it is on its way anyhow."""
+        """Have what arrived damaged sent again, an answer by the page or the request by the server.
+
+        Nothing where it is on its way anyhow.
+        """
         request = self.pending.get(request_id)
-        if request is None or request.state is not Progress.DAMAGED or not self._greeted:
+        if request is None or not self._greeted or not self.awaits_again(request_id):
             return []
+        if request.state is not Progress.DAMAGED:
+            request.resends = 0
+            return self._transmit(request)
         request.state = Progress.STARTED
         return [Send(json.dumps({"t": "again", "id": request_id}))]
+
+    def awaits_again(self, request_id: int) -> bool:
+        """Whether a request goes on only after :meth:`again`: it or its answer arrived damaged."""
+        request = self.pending.get(request_id)
+        return request is not None and (request.state is Progress.DAMAGED or request.resends > self.limits.resends)
 
     def ping(self, now: float) -> tuple[int, list[Effect]]:
         """Ask the page's JavaScript for a sign of life; its answer becomes :class:`Pong` with the returned number.
@@ -196,6 +207,7 @@ class ServerSession:
         short = tuple(known for known in self._incoming if known in self.pending)
         self._incoming.clear()
         for request in self.pending.values():
+            request.resends = 0
             if request.state is not Progress.QUEUED:
                 request.state = Progress.SENT  # it is sent again, which has the page send its answer again
         effects: list[Effect] = []
@@ -370,7 +382,7 @@ class ServerSession:
     def _transmit_again(self, message: Mapping[str, Any], now: float) -> list[Effect]:
         """Send a request again that the page received damaged, a few times."""
         request = self._pending_of(message)
-        if request is None or request.state is not Progress.SENT:
+        if request is None or request.state is not Progress.SENT or request.resends > self.limits.resends:
             return []
         request.resends += 1
         if request.resends <= self.limits.resends:

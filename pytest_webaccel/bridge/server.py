@@ -175,15 +175,18 @@ class Bridge:
             max_msg_size=self.limits.text_bytes,
             timeout=1.0,
         )
+        opened = False
         try:
             relay = channel.link.carry_socket(request)
             await response.prepare(request)
+            opened = True
             if relay is not None and request.transport is not None:
                 await channel.serve(response, relay, instance)
         except ConnectionError:
             # The browser died while its socket opened or was written to: the page is told nothing, and the
             # channel sees the loss as it sees every other.
-            pass
+            if not opened:
+                return web.Response(status=503)  # which nobody hears; a socket that never opened cannot be closed
         return response
 
     def _channel_of(self, token: str) -> Channel | None:

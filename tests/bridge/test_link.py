@@ -215,6 +215,19 @@ def test_a_damaged_answer_is_noticed_and_sent_again_and_not_computed_again(stage
     stage.run(body())
 
 
+def test_damage_that_nobody_waited_for_is_told_to_whoever_asks_later(stage):
+    async def body():
+        async with stage.page() as channel:
+            channel.link.corrupt()
+            request = echo(channel)
+            await seen(channel, Symptom.RESULT_DAMAGED)
+            assert await lost(channel, request) is Symptom.RESULT_DAMAGED
+            channel.again(request)
+            await whole(channel, request)
+
+    stage.run(body())
+
+
 def test_an_answer_that_is_damaged_twice_is_asked_for_twice(stage):
     async def body():
         async with stage.page() as channel:
@@ -239,7 +252,7 @@ def test_a_damaged_answer_comes_again_after_a_reconnect_too(stage):
             request = echo(channel)
             assert await lost(channel, request) is Symptom.RESULT_DAMAGED
             channel.abort()
-            assert await lost(channel, request) is Symptom.SOCKET_CLOSED
+            await seen(channel, Symptom.SOCKET_CLOSED)
             await channel.wait_connected(deadline=20)
             channel.again(request)  # nothing to ask for: the reconnect does
             await whole(channel, request)
@@ -279,8 +292,9 @@ def test_a_request_that_always_reaches_the_page_damaged_fails_in_the_end(stage):
             request = echo(channel)
             assert await lost(channel, request) is Symptom.RESULT_DAMAGED
             assert "damaged 4 times" in channel.damages[-1].detail
-            channel.abandon(request)
-            await whole(channel, echo(channel))
+            assert await lost(channel, request) is Symptom.RESULT_DAMAGED, "whoever asks later is told too"
+            channel.again(request)
+            await whole(channel, request)
 
     stage.run(body())
 

@@ -498,7 +498,7 @@ class LossyConversation(RuleBasedStateMachine):
                     self.observed.append(data["number"])
 
     def spoilt(self):
-        return [known for known, request in self.server.pending.items() if request.state is Progress.DAMAGED]
+        return [known for known in self.server.pending if self.server.awaits_again(known)]
 
     def check(self, request_id, reply, error):
         size = self.asked[request_id]

@@ -152,7 +152,8 @@ def test_bounds_are_the_documented_ones():
 
 def test_messages_are_the_documented_ones():
     text = section(REFERENCE, "## The bridge's protocol")
-    documented = {row[0].strip("`") for row in rows(section(text, "### Text frames: a checksum, then a JSON object with a type `t`"))[1:]}
+    table = section(text, "### Text frames: a checksum, then a JSON object with a type `t`")
+    documented = {row[0].strip("`") for row in rows(table)[1:]}
     python = "".join((ROOT / f"pytest_webaccel/bridge/{name}.py").read_text() for name in ("protocol", "messages"))
     script = (ROOT / "pytest_webaccel/page/session.mjs").read_text()
     spoken = set(re.findall(r'"t": "(\w+)"', python)) | set(re.findall(r'\bt: "(\w+)"', script))
