@@ -196,6 +196,8 @@ class Strike:
         await self._injector.cause(self._target, deadline=CAUSE_S)
         if not self._injector.seen_by_request:
             self._damage = await self._injector.observe(self._target, deadline=OBSERVE_S)
+            if self._damage.symptom is Symptom.HEARTBEAT_MISSED:  # nothing closes, so nobody else tells the request
+                self._lane.here.channel.damaged(self._damage)
 
     def _worse(self, damage: Damage) -> None:
         """Keep ``damage``, unless it is only the first sign of what was seen already."""

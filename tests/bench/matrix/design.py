@@ -92,6 +92,11 @@ class Cell:
     spare: bool = False
 
     @property
+    def spares(self) -> int:
+        """How many warm spares there are: one, and another for the second of two faults."""
+        return 0 if not self.spare else 2 if self.fault == TWO_FAULTS else 1
+
+    @property
     def key(self) -> str:
         """Its name in a state file."""
         return "/".join((self.strategy, self.fault, self.lane, self.point, "spare" if self.spare else "no_spare"))

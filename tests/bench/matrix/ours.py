@@ -51,7 +51,7 @@ def base(trial: Trial) -> dict[str, Any]:
 
 
 class Ours:
-    """Runs trials; keeps a worker with warm spares and one without, each started when first needed."""
+    """Runs trials; keeps a worker for each number of warm spares, started when first needed."""
 
     def __init__(self, table: Sequence[ProbeResult], seed: int) -> None:
         self._table = table
@@ -61,7 +61,7 @@ class Ours:
 
     def run(self, trial: Trial) -> Result:
         """Return what the trial came to; its lane is whole again by then, or its worker is gone."""
-        worker = self._worker(1 if trial.cell.spare else 0)
+        worker = self._worker(trial.cell.spares)
         self._rows.clear()
         try:
             if trial.cell.strategy == Arm.COLD:
@@ -89,6 +89,7 @@ class Ours:
                 spares=spares,
                 budget_s=BUDGET_S,
                 seed=self._seed,
+                account=True,
             )
         return self._workers[spares]
 

@@ -156,6 +156,7 @@ def row(cell: Cell, trials: Sequence[Result], voids: int = 0) -> dict[str, Any]:
         "p95_ms": at(95, lambda trial: trial.total_ms, _N_P95),
         "p99_ms": at(99, lambda trial: trial.total_ms, _N_P99),
         "spare": cell.spare,
+        "spares": cell.spares,
         "point": cell.point,
         "success": len(good) / n,
         "success_high": high,
