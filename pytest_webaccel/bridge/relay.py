@@ -210,7 +210,8 @@ class Relay(asyncio.Protocol):
             self._server.data_received(data)
         downward, down_end = self._down.due(now)
         for data in downward:
-            self._transport.write(data)
+            if not self._transport.is_closing():
+                self._transport.write(data)
         for end in (up_end, down_end):
             if end is End.RESET:
                 self.reset()

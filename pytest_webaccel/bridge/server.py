@@ -185,8 +185,10 @@ class Bridge:
         except ConnectionError:
             # The browser died while its socket opened or was written to: the page is told nothing, and the
             # channel sees the loss as it sees every other.
-            if not opened:
-                return web.Response(status=503)  # which nobody hears; a socket that never opened cannot be closed
+            if not opened:  # a socket that never opened cannot be closed, so aiohttp gets something that can
+                unheard = web.Response(status=503)
+                unheard.force_close()
+                return unheard
         return response
 
     def _channel_of(self, token: str) -> Channel | None:
