@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.app import script
 from pytest_webaccel.errors import BrowserError, DamagedLaneError, RemoteError, WebAccelError
+from pytest_webaccel.faults.later import Later
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Coroutine, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pytest_webaccel.app.network import AppNetwork
     from pytest_webaccel.bridge.toxics import Link
@@ -33,13 +34,14 @@ _TOLD_S = 0.5
 _PAUSE_S = 0.02
 
 
-class AppTarget:
+class AppTarget(Later):
     """One fault's view of the app: breaks its browser, page, devices and connections, and hears what broke.
 
     Between :meth:`attend` and :meth:`leave` it collects every damage that is seen.
     """
 
     def __init__(self, driver: Attachable, probe: ProbeResult, network: AppNetwork) -> None:
+        super().__init__()
         self._driver = driver
         self._probe = probe
         self._network = network
@@ -47,7 +49,6 @@ class AppTarget:
         self._news = asyncio.Event()
         self._attending = False
         self._watcher: asyncio.Task[None] | None = None
-        self._later: set[asyncio.Task[None]] = set()
         self._words = itertools.count()
         driver.on_damage(self._hear)
 
@@ -128,15 +129,6 @@ class AppTarget:
             damage = await self.damage(_DEATHS, deadline=_TOLD_S)
             raise DamagedLaneError(damage, str(self._probe.lane)) from error
 
-    def post_harm(self, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
-        """Have the page harm itself; nobody waits for its word."""
-
-        async def post() -> None:
-            with contextlib.suppress(WebAccelError):
-                await self.harm(kind, arguments, deadline=5.0)
-
-        self.later(post())
-
     async def round_trip(self, *, deadline: float) -> float:
         """Return the milliseconds that a word takes to the page's script, to the app's server and all the way back."""
         begun = self.now()
@@ -146,19 +138,6 @@ class AppTarget:
     def others(self) -> Sequence[Driver]:
         """Return nothing: no other browser belongs to the app."""
         return ()
-
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Go on with ``work`` in the background."""
-        task = asyncio.ensure_future(work)
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
-
-    async def roll_back_later(self) -> None:
-        """Cancel what still goes on in the background."""
-        tasks = list(self._later)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def damage(self, symptoms: Collection[Symptom], *, deadline: float) -> Damage:
         """Return the first damage with one of ``symptoms`` since :meth:`attend`; TimeoutError past ``deadline``."""

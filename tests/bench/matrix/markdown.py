@@ -48,8 +48,8 @@ _COLD_WORDS = (
 )
 _OLDER_WORDS = (
     "**Beside the table that an older system of the same aim published.** No measurement stood behind its "
-    "figures. Success and median time to recover; ours for `coordinated` are with a warm spare (two for two faults), and "
-    "`two_faults` stands for its multiple failures."
+    "figures. Success and median time to recover; ours for `coordinated` are with a warm spare (two for two faults), "
+    "and `two_faults` stands for its multiple failures."
 )
 _SESSION_WORDS = (
     "**Peers as they come.** pytest-playwright with pytest-rerunfailures, and pytest-xdist: the test that was "
