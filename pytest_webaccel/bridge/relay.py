@@ -98,7 +98,7 @@ class Relay(asyncio.Protocol):
         """Reset the connection (TCP RST), after ``last``; whatever waits is lost."""
         if self._over:
             return
-        if last:
+        if last and not self._transport.is_closing():
             self._transport.write(last)
         if raw := self._transport.get_extra_info("socket"):
             with contextlib.suppress(OSError):
