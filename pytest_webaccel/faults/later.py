@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,15 @@ __all__ = ["Later"]
 _UNHEARD_S = 5.0
 
 
-class Later:
+class Later(abc.ABC):
     """The part of a :class:`~pytest_webaccel.faults.injector.FaultTarget` that goes on behind the caller."""
 
     def __init__(self) -> None:
         self._later: set[asyncio.Task[None]] = set()
 
+    @abc.abstractmethod
     async def harm(self, kind: str, arguments: Mapping[str, Any] | None = None, *, deadline: float) -> None:
         """Have the page harm itself; each target has its own way to it."""
-        raise WebAccelError(f"harm {kind!r} cannot be done here: there is no page")
 
     def post_harm(self, kind: str, arguments: Mapping[str, Any] | None = None) -> None:
         """Have the page harm itself; nobody waits for its word."""
