@@ -159,7 +159,7 @@ def _row(probe: ProbeResult, case: str, values: list[float], used: list[Usage]) 
     if used:
         more["cpu_ms"] = statistics.median(usage.cpu_s for usage in used) * 1000
         more["pss_mib"] = statistics.median(usage.pss_bytes for usage in used) / 2**20
-    return {"lane": str(probe.lane), **row(case, values, evidence=str(probe.evidence), **more)}
+    return {"on": str(probe.lane), **row(case, values, evidence=str(probe.evidence), **more)}
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -171,7 +171,7 @@ def main(given: Sequence[str] | None = None) -> int:
             rows += asyncio.run(measure(table, probe, 6 if options.quick else 25))
     finish("cold_start", rows, table, options.out)
     for probe in table:
-        median = {entry["case"]: entry["median_ms"] for entry in rows if entry["lane"] == str(probe.lane)}
+        median = {entry["case"]: entry["median_ms"] for entry in rows if entry["on"] == str(probe.lane)}
         if median:
             print(f"{probe.lane}: a restart takes {median['restart'] / median['bare']:.2f} of a bare start")
     return 0
