@@ -97,6 +97,8 @@ class LiveLane:
         self._distrusted = False
         self._make_station = make_station
         self._chance = chance or random.Random()
+        # Of starts of this lane's browser; the lane itself has another, by its name alone, in the pool.
+        self._starts = around.breakers.of(f"{probe.lane.browser} for {probe.lane}")
         self._backoff = Backoff(first_s=0.1, cap_s=2.0)
         self._retired: list[Station] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -193,7 +195,7 @@ class LiveLane:
         if self.state in {LaneState.READY, LaneState.BUSY}:
             self.move(LaneState.DEGRADED)
         self.move(LaneState.RECOVERING)
-        breaker = self.around.breakers.of(str(self.name.browser))
+        breaker = self._starts
         try:
             if not breaker.allows:  # nothing is urgent now, so its pause is waited for
                 await asyncio.sleep(min(breaker.wait_s, deadline))
@@ -213,7 +215,7 @@ class LiveLane:
         return Survey(
             spares=self.spares.ready if self.guest is None else 0,
             models=len(self.holdings.models),
-            startable=self.around.breakers.of(str(self.name.browser)).allows,
+            startable=self._starts.allows,
             elsewhere=self.guest is None and self.around.stand_in(self.name) is not None,
         )
 
@@ -291,7 +293,7 @@ class LiveLane:
 
     async def open_station(self, deadline: float) -> Station:
         """Return another station, started: tried a few times with pauses, unless the browser's breaker is open."""
-        breaker = self.around.breakers.of(str(self.name.browser))
+        breaker = self._starts
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
         for failures in range(1, _STARTS + 1):

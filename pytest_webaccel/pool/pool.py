@@ -62,7 +62,7 @@ class Pool:
         self._weighed: dict[Lane, int] = {}
         self._chance = random.Random(f"pool\0{seed}")
         self.breakers = Breakers(clock, self._chance)
-        self._bridge = Bridge()
+        self._bridge = Bridge(chance=random.Random(f"bridge\0{seed}"))
         self._lanes: dict[Lane, LiveLane] = {}
         self._stations: weakref.WeakSet[Station] = weakref.WeakSet()
         self._placements: dict[str, Placement] = {}

@@ -96,7 +96,8 @@ def bootstrap_median(values: Sequence[float], confidence: float = 0.95, seed: in
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    # Interpolation between resamples may round past the sample's own ends.
+    return Interval(max(float(found.low), float(min(values))), min(float(found.high), float(max(values))))
 
 
 def summarise(values: Sequence[float]) -> Summary:

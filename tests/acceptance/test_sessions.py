@@ -152,13 +152,14 @@ def test_comparative_mode_repeats_a_fault_test_under_every_strategy(pytester):
         """
         import pytest
         @pytest.mark.fault("device_lost")
-        def test_x(webaccel_lane, webaccel_strategy): assert webaccel_strategy in ("simple", "coordinated")
+        def test_x(webaccel_lane, webaccel_strategy): assert webaccel_strategy != "none"
         def test_y(webaccel_lane, webaccel_strategy): assert webaccel_strategy is None
         """
     )
     result, found = outcomes(pytester, "--webaccel-lanes=fake:webgpu", "--webaccel-mode=comparative")
     assert result.ret == 0
-    assert sorted(found) == ["test_x[fake:webgpu-coordinated]", "test_x[fake:webgpu-simple]", "test_y[fake:webgpu]"]
+    strategies = ["coordinated", "parallel", "progressive", "simple"]
+    assert sorted(found) == [*(f"test_x[fake:webgpu-{name}]" for name in strategies), "test_y[fake:webgpu]"]
 
 
 def test_tests_go_to_the_workers_that_serve_their_lane(pytester):

@@ -138,7 +138,7 @@ def test_when_every_rung_failed_the_error_says_why_each_did():
 
 
 def test_an_error_that_is_the_true_answer_comes_out_and_ends_the_race():
-    track = Track({Step.RECONNECT: {Step.REPLAY: [ModelError("no such operator")]}})
+    track = Track({Step.RECONNECT: {Step.RECONNECT: [QUICK], Step.REPLAY: [ModelError("no such operator")]}})
     with pytest.raises(ModelError, match="no such operator"):
         run(track)
     assert track.running == 0
