@@ -21,22 +21,19 @@ from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.faults.schedule import chance_of
 from pytest_webaccel.pool.account import Account
 from pytest_webaccel.pool.asked import Asked, checked, told
-from pytest_webaccel.pool.contender import LaneContender
 from pytest_webaccel.pool.lives import Life, Taken
+from pytest_webaccel.pool.mending import mend
 from pytest_webaccel.pool.request import Arrays, Load, Ping, Request, Run
 from pytest_webaccel.pool.story import Story, Terms, contradiction, unplanned_row
 from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
 from pytest_webaccel.pool.target import LaneTarget
 from pytest_webaccel.pool.undoing import undo_load
-from pytest_webaccel.recovery.conductor import GivenUpError, Recovery, recover
-from pytest_webaccel.recovery.race import OWN_BROWSER, race
-from pytest_webaccel.recovery.strategies import STRATEGIES
+from pytest_webaccel.recovery.conductor import GivenUpError
 from pytest_webaccel.terms import (
     Damage,
     Fault,
     FaultPlan,
     FaultPoint,
-    LaneState,
     OrtBuild,
     Outcome,
     Phases,
@@ -45,16 +42,14 @@ from pytest_webaccel.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faults.injector import Injector
     from pytest_webaccel.pool.lane import LiveLane
-    from pytest_webaccel.pool.station import Station
     from pytest_webaccel.recovery.journal import Journal, TransactionScope
-    from pytest_webaccel.recovery.rungs import Rung
     from pytest_webaccel.rows import Row
 
 __all__ = ["Arrays", "Lease", "Terms"]
@@ -464,44 +459,12 @@ class Lease:
         fault_at: float,
         mended: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
     ) -> T:
-        strategy = STRATEGIES[story.strategy]
         if damage.symptom is Symptom.OPERATION_FAILED:
             request.suspect = False  # what fails once more on a mended lane fails by itself
-        if strategy.name is Strategy.WORKER_RESTART and any(planned is story for planned in self._stories):
+        if story.strategy is Strategy.WORKER_RESTART and any(planned is story for planned in self._stories):
             self.life.end(story, damage, fault_at, self._settle_stories)
         self.recovering = story
-        self.lane.counts["recoveries"] += 1
-        self.lane.move(LaneState.DEGRADED)
-        self.lane.move(LaneState.RECOVERING)
-        clock = asyncio.get_running_loop().time
-        try:
-            if strategy.races > 1:
-                recovery: Recovery[T] = await race(
-                    self.lane,
-                    lambda rung: LaneContender(self.lane, _sender(request, rung)),
-                    damage=damage,
-                    strategy=strategy,
-                    fault_at=fault_at,
-                    budget_s=self.terms.budget_s,
-                    clock=clock,
-                    behind=self.lane.behind,
-                    mended=mended,
-                )
-            else:
-                recovery = await recover(
-                    self.lane,
-                    request.again,
-                    damage=damage,
-                    strategy=strategy,
-                    fault_at=fault_at,
-                    budget_s=self.terms.budget_s,
-                    clock=clock,
-                    mended=mended,
-                )
-        finally:
-            self.lane.move(LaneState.BUSY)
-        story.phases, story.rungs = recovery.phases, recovery.rungs
-        return recovery.result
+        return await mend(self.lane, self.terms, story, request, damage, fault_at, mended)
 
     def _unplanned(self, metric: str, model: str, milliseconds: float) -> None:
         self._record(unplanned_row(self.terms, self.lane, metric, model, milliseconds))
@@ -509,9 +472,3 @@ class Lease:
 
 def _only_runs_see(story: Story) -> bool:
     return INJECTORS[story.plan.fault].seen_by_request
-
-
-def _sender(request: Request[T], rung: Rung) -> Callable[[Station, float], Awaitable[T]]:
-    """Return what sends ``request`` for a contender: the original where the present page may still owe it."""
-    own = request if rung.steps[0] not in OWN_BROWSER else request.twin()
-    return own.again_on
