@@ -231,14 +231,24 @@ class Channel:
         """Whether a page is connected and was welcomed."""
         return self._outbox is not None and self.session.greeted
 
-    async def wait_connected(self, *, deadline: float, new_instance_since: int | None = None) -> None:
+    @property
+    def welcomes(self) -> int:
+        """How many connections were welcomed so far."""
+        return self.session.instances + self.session.resumes
+
+    async def wait_connected(
+        self, *, deadline: float, new_instance_since: int | None = None, welcomes_since: int = 0
+    ) -> None:
         """Wait for a welcomed page, one of a later life than ``new_instance_since`` if given.
+
+        With ``welcomes_since`` it must be a later connection than that many.
 
         Raises DamagedLaneError after ``deadline`` seconds.
         """
 
         def here() -> bool:
-            return self.connected and (new_instance_since is None or self.session.instances > new_instance_since)
+            later = new_instance_since is None or self.session.instances > new_instance_since
+            return self.connected and later and self.welcomes > welcomes_since
 
         try:
             async with asyncio.timeout(deadline), self._joined:

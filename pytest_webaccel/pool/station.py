@@ -39,8 +39,9 @@ _FATAL = frozenset({Symptom.PAGE_CRASHED, Symptom.BROWSER_EXITED})
 #: Seconds within which a page that lives tells that its device is lost, before or after the GPU process is gone.
 _TELLS_S = 0.25
 
-#: Seconds within which a page that lives answers a word, and comes back on a new connection.
+#: Seconds within which a page that lives answers a word, runs one for its driver, and comes back on a new connection.
 _HEARS_S = 0.3
+_RUNS_S = 0.05
 _RECONNECT_S = 2.0
 
 #: Seconds of a watch that ends with what it watches over, which has a deadline of its own.
@@ -121,12 +122,17 @@ class Station:
     async def reconnect(self, *, deadline: float) -> None:
         """Wait until the same page has resumed its session; raises DamagedLaneError where another one came.
 
-        A connection that is open and silent is cut first: a page that lives comes back at once on another.
+        A connection that is open and silent is cut first: a page that lives comes back at once on another. Whether it
+        lives the driver can tell, which does not need that connection; one that hangs is not waited for.
         """
-        if self.channel.connected and not await self._hears():
+        welcomes = 0
+        if self.channel.connected and (self._silent or not await self._hears()):
+            await self._require_running()
+            welcomes = self.channel.welcomes
             with contextlib.suppress(BridgeError):
                 self.channel.abort()
-        await self.unless_fatal(self.channel.wait_connected(deadline=min(deadline, _RECONNECT_S)))
+        left = min(deadline, _RECONNECT_S)
+        await self.unless_fatal(self.channel.wait_connected(deadline=left, welcomes_since=welcomes))
         self._require_same_page()
         self.damages.clear()
 
@@ -290,6 +296,20 @@ class Station:
             now = asyncio.get_running_loop().time()
             damage = Damage(Symptom.PAGE_REPLACED, "the page was replaced by another, which holds nothing", now)
             raise DamagedLaneError(damage, str(self.lane))
+
+    @property
+    def _silent(self) -> bool:
+        """Whether the page was found silent since the last repair."""
+        return any(damage.symptom is Symptom.HEARTBEAT_MISSED for damage in self.damages)
+
+    async def _require_running(self) -> None:
+        """Raise DamagedLaneError where the page's script does not answer its driver either."""
+        try:
+            await self.driver.evaluate("1", deadline=_RUNS_S)
+        except BrowserError as error:
+            now = asyncio.get_running_loop().time()
+            damage = Damage(Symptom.HEARTBEAT_MISSED, f"the page hangs: {error}", now)
+            raise DamagedLaneError(damage, str(self.lane)) from error
 
     async def _hears(self) -> bool:
         """Whether the page's own JavaScript answers on the present connection."""

@@ -67,6 +67,8 @@ class Story:
         outcome, detail = self.outcome, self.detail
         if outcome is Outcome.RECOVERED and not whole:
             outcome, detail = Outcome.FAILED, "the answer came, but the lane was not whole again afterwards"
+        if not detail and lane.spares.trouble:
+            detail = f"no warm spare could be made ready: {lane.spares.trouble}"
         held = lane.station.loaded if lane.station is not None else {}
         return RecoveryRow(
             run_id=terms.run_id,

@@ -74,7 +74,7 @@ class FakeDriver:
         self._seed = seed
         self._sleep = sleep
         self._latency = latency or Latency()
-        self._evaluations = dict(evaluations or {})
+        self._evaluations = {"1": 1, **(evaluations or {})}
         self._random = random.Random(f"driver\0{seed}")
         self._pid: int | None = None
         self._pages = 0
@@ -125,9 +125,14 @@ class FakeDriver:
         page.open()
 
     async def evaluate(self, expression: str, *, deadline: float) -> object:
-        """Return the value that was given for ``expression``; raises BrowserError where none was."""
-        del deadline
+        """Return the value that was given for ``expression``; raises BrowserError where none was.
+
+        ``1`` is one of those. A page that is stalled answers nothing within ``deadline`` seconds.
+        """
         self._require_running("evaluate")
+        if self.page is not None and self.page.stalled:
+            await asyncio.sleep(deadline)
+            raise BrowserError(f"fake: the page did not answer within {deadline:g} s")
         if expression not in self._evaluations:
             raise BrowserError(f"fake: it runs no JavaScript; give FakeDriver a value for {expression[:80]!r}")
         return self._evaluations[expression]

@@ -132,6 +132,11 @@ class FakePage:
         """Stop as a page does whose thread is taken: nothing is read, sent, computed or closed."""
         self._awake.clear()
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it is stopped."""
+        return not self._awake.is_set()
+
     def wake(self) -> None:
         """Go on after :meth:`stall`."""
         self._awake.set()
