@@ -204,6 +204,10 @@ class LiveLane:
             _log.warning("lane %s could not be mended: %s", self.name, error)
             self.move(LaneState.FAILED)
             return False
+        try:
+            await self.load_models(deadline=deadline)
+        except (WebAccelError, TimeoutError) as error:  # the lane is whole; its row says what it lacks
+            _log.warning("lane %s was mended, and does not hold its models: %s", self.name, error)
         self.repair_in_background()
         self.move(LaneState.READY)
         return True

@@ -156,6 +156,19 @@ def test_a_page_that_hangs_costs_the_wait_for_its_connection_and_not_that_for_it
     live(body)
 
 
+def test_a_lane_that_breaks_behind_its_answer_is_whole_again_with_its_models():
+    async def body(house):
+        async with house.lease() as lease:
+            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
+            assert await ask(lease) == ANSWER
+            lease.lane.here.driver.crash_page()
+            await asyncio.sleep(1)
+        [row] = house.recoveries
+        assert (row.outcome, row.lost) == (Outcome.RECOVERED, 0)
+
+    live(body)
+
+
 def test_parallel_races_the_spare_with_a_cold_start_and_leaves_no_loser_behind():
     async def body(house):
         async with house.lease(strategy=Strategy.PARALLEL) as lease:
