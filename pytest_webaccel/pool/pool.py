@@ -137,6 +137,8 @@ class Pool:
         """End every lane, then the bridge. Never raises."""
         await asyncio.gather(*(lane.stop() for lane in self._lanes.values()), return_exceptions=True)
         self._lanes.clear()
+        # Also those that belong to no lane any more: a race's loser whose ending was cut short, for one.
+        await asyncio.gather(*(station.stop() for station in list(self._stations)), return_exceptions=True)
         with contextlib.suppress(OSError):
             await self._bridge.stop()
         if self._scratch is not None:

@@ -111,10 +111,10 @@ async def strike(lane: LiveLane, injector: Injector, folder: Path) -> tuple[Dama
     answer = asyncio.ensure_future(request.answer())
     seen = None
     try:
-        await request.started(deadline=10.0)
-        await injector.cause(target, deadline=10.0)
+        await request.started(deadline=30.0)
+        await injector.cause(target, deadline=30.0)
         if not injector.seen_by_request:
-            seen = await injector.observe(target, deadline=15.0)
+            seen = await injector.observe(target, deadline=45.0)
         request.release()
         assert (await answer).tensors["z"].tolist() == [4, 8, 12]
         return seen, None
