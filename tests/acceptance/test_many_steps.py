@@ -83,6 +83,9 @@ SUITE = """
             async def held():  # the page may hold models of other tests
                 return [name for name in (await here.holding(deadline=10))["models"] if name.startswith(sha)]
 
+            for one in list(here.loaded.values()):
+                await here.drop(one, deadline=10)
+            assert await held() == []
             load = asyncio.ensure_future(lease.load(HERE / "model.onnx", None, deadline=30))
             while not await held() and not load.done():
                 pass
