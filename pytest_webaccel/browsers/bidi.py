@@ -25,6 +25,8 @@ MESSAGE_LIMIT = 256 * 1024 * 1024
 _GOODBYE = 0.5
 #: Values nested deeper than this are not read.
 _DEPTH = 200
+#: How a call is refused whose page is gone, and where the browser's own empty page stands in its place.
+_NO_PAGE = ("no such frame", "parent process browsing contexts")
 
 #: Called with the name of an event and its parameters.
 EventListener = Callable[[str, Mapping[str, Any]], None]
@@ -171,8 +173,11 @@ class Connection:
             return
         if message.get("type") == "success":
             call.answer.set_result(dict(message["result"]))
+            return
+        text = f"{message.get('error', 'unknown error')}: {message.get('message', '')}".strip(": ")
+        if call.context and any(words in text for words in _NO_PAGE):
+            self._fail(call, "the page crashed or was closed")
         else:
-            text = f"{message.get('error', 'unknown error')}: {message.get('message', '')}".strip(": ")
             self._fail(call, f"it was refused: {text[:1000]}")
 
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["hosts", "processor_time", "role"]
 
-#: Names of processes for pages (Linux keeps 15 characters) that are never the lane's: the browser's own pages,
-#: extensions, a process kept ready for a page to come.
-_OTHERS = frozenset({"Privileged Cont", "WebExtensions", "Preallocated Co", "Isolated Servic", "Privileged Mozi"})
+#: Names of processes for the pages of one site (Linux keeps 15 characters).
+_OF_A_SITE = frozenset({"Isolated Web Co", "file:// Content", "WebCOOP+COEP Co"})
 #: Name of a process for pages of no server in particular: an empty page's, or one kept ready.
 _GENERAL = "Web Content"
+#: Names of processes for pages that are never the lane's: the browser's own pages, extensions, a process kept ready.
+_OTHERS = frozenset({"Privileged Cont", "WebExtensions", "Preallocated Co", "Isolated Servic", "Privileged Mozi"})
 
 
 def role(root: int, wanted: str) -> list[psutil.Process]:
@@ -41,12 +42,16 @@ def hosts(root: int, leaving: Collection[psutil.Process]) -> list[psutil.Process
     for process in role(root, "tab"):
         with contextlib.suppress(psutil.Error):
             named.append((process, process.name()))
-    pages = [process for process, name in named if name not in _OTHERS]
-    special = [process for process, name in named if name not in {*_OTHERS, _GENERAL}]
-    for choice in (special, pages):
+    # A process that is being made has no such name yet, on some systems none ever has: those come last.
+    choices = [
+        [process for process, name in named if name in _OF_A_SITE],
+        [process for process, name in named if name == _GENERAL],
+        [process for process, name in named if name not in _OTHERS],
+    ]
+    for choice in choices:
         if fresh := [process for process in choice if process not in leaving]:
             return fresh
-    return special or pages
+    return next((choice for choice in choices if choice), [])
 
 
 def processor_time(process: psutil.Process) -> float:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ _CRASHED = "about:tabcrashed"
 _CLOSE_DEADLINE = 2.0
 #: Seconds that a first Firefox of a build may take to end in good order, which writes its startup cache.
 _GOOD_ORDER = 3.0
+#: Seconds after the end of a page's process within which Firefox itself says so.
+_TOLD = 1.0
 #: Milliseconds that the page is kept busy to be told from other processes, where more than one might be its.
 _BUSY_MS = 30
 
@@ -61,6 +65,7 @@ class FirefoxDriver:
         self._context = ""
         self._url = ""
         self._page: psutil.Process | None = None
+        self._guard: asyncio.Task[None] | None = None
         self._crashed = False
         self._stopped = False
         self._stopping = False
@@ -204,11 +209,35 @@ class FirefoxDriver:
             return
         if method == "browsingContext.contextDestroyed":
             self._connection.fail_context(context, "the page was closed")
-        elif str(parameters.get("url", "")).startswith(_CRASHED) and context == self._context and not self._crashed:
+        elif str(parameters.get("url", "")).startswith(_CRASHED) and context == self._context:
+            self._page_died(self._connection)
+
+    def _page_died(self, connection: Connection) -> None:
+        if not self._crashed:
             self._crashed = True
             # What waits for that page is never answered.
-            self._connection.fail_context(context, "the page crashed")
+            connection.fail_context(self._context, "the page crashed")
             self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
+
+    def _watch(self, page: psutil.Process | None) -> None:
+        """Take ``page`` as the page's process, and see its end also where Firefox does not tell of it."""
+        if self._guard is not None:
+            self._guard.cancel()
+        self._page = page
+        if page is not None and sys.platform == "linux":
+            self._guard = asyncio.get_running_loop().create_task(self._see_end(page))
+
+    async def _see_end(self, page: psutil.Process) -> None:
+        await wait_gone([page.pid], deadline=math.inf)
+        await asyncio.sleep(_TOLD)  # the browser's own word comes first: it tells a crash from its own end
+        connection = self._connection
+        if self.pid is None or connection is None or self._stopping or self._page is not page:
+            return
+        with contextlib.suppress(BrowserError):
+            await self.evaluate("1", deadline=_TOLD)
+            return  # the page lives: it went to another address, and so to another process
+        if self._page is page:
+            self._page_died(connection)
 
     def _running(self) -> Connection:
         if self._connection is None or self.pid is None:
@@ -240,7 +269,7 @@ class FirefoxDriver:
                     await _end(old, deadline)
                 self._context, self._url = created["context"], url
                 await self._navigate(url, deadline)
-                self._page = await self._find_page([old] if old is not None else [], deadline)
+                self._watch(await self._find_page([old] if old is not None else [], deadline))
         except TimeoutError:
             raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
         finally:
@@ -285,7 +314,7 @@ class FirefoxDriver:
             async with asyncio.timeout(deadline):
                 await self._navigate("about:blank", deadline)
                 await self._navigate(self._url, deadline)
-                self._page = await self._find_page([], deadline)
+                self._watch(await self._find_page([], deadline))
         except TimeoutError:
             raise BrowserError(f"{self._where}: {self._url} was not back within {deadline:.1f} s") from None
 
@@ -356,8 +385,8 @@ class FirefoxDriver:
         found = [] if root is None or self._crashed else content.hosts(root, [])
         if len(found) != 1:
             raise BrowserError(f"{self._where}: the process of the page is not known; open the page anew")
-        self._page = found[0]
-        return self._page
+        self._watch(found[0])
+        return found[0]
 
     async def page_processes(self, *, deadline: float) -> Sequence[int]:
         """Return the id of the page's process; ``deadline`` is not needed."""
@@ -425,6 +454,7 @@ class FirefoxDriver:
         """End the whole process tree and remove the profile. Never raises, may be called twice."""
         self._stopping = True
         process, profile = self._process, self._profile
+        self._watch(None)
         if process is not None:
             kept = await self._end_in_good_order(process, min(deadline, _GOOD_ORDER))
             await process.end(deadline=deadline)

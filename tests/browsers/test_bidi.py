@@ -67,11 +67,16 @@ def test_result_of_a_call_and_refusal_of_another_reach_their_callers():
     refusal = {"type": "error", "error": "no such frame", "message": "it is gone"}
 
     async def scenario() -> None:
-        replies = [lambda call: success(call, method=call["method"]), lambda call: json.dumps({**refusal, **call})]
+        def refuse(call: dict[str, Any]) -> str:
+            return json.dumps({**refusal, **call})
+
+        replies = [lambda call: success(call, method=call["method"]), refuse, refuse]
         async with browser(answering(*replies)) as connection:
             assert await connection.call("session.status", deadline=DEADLINE) == {"method": "session.status"}
             with pytest.raises(BrowserError, match="a browser: b failed: it was refused: no such frame: it is gone"):
                 await connection.call("b", deadline=DEADLINE)
+            with pytest.raises(BrowserError, match="a browser: c failed: the page crashed or was closed"):
+                await connection.call("c", context="1", deadline=DEADLINE)
 
     asyncio.run(scenario())
 

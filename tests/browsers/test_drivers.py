@@ -173,7 +173,7 @@ def test_reload_brings_another_document_at_the_same_address(stage):
         assert await driver.evaluate("typeof mark", deadline=DEADLINE) == "undefined"
         assert await driver.evaluate("location.href", deadline=DEADLINE) == address
         driver.crash_page()  # its process is still known
-        with pytest.raises(BrowserError):
+        with pytest.raises(BrowserError, match="the page crashed"):
             await driver.evaluate("new Promise(() => {})", deadline=DEADLINE)
 
     stage.run(scenario)

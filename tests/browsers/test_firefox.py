@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import sys
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,10 @@ import pytest
 
 from pytest_webaccel.browsers import content, find, startup_cache
 from pytest_webaccel.browsers.bidi import Connection
+from pytest_webaccel.browsers.firefox import FirefoxDriver
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Browser
-from tests.browsers.driving import DEADLINE, Stage, blank, listening, running
+from pytest_webaccel.terms import Browser, Symptom
+from tests.browsers.driving import DEADLINE, Stage, blank, listening, next_damage, running, watch
 
 if TYPE_CHECKING:
     import psutil
@@ -128,5 +130,45 @@ def test_first_start_of_a_build_leaves_its_startup_cache_to_the_next(firefox, ca
             assert list(driver.profile.rglob("startupCache/*"))
             await driver.open(blank(), deadline=DEADLINE)
             assert await driver.evaluate("1", deadline=DEADLINE) == 1
+
+    asyncio.run(scenario())
+
+
+class Process:
+    """A process as far as its name goes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def name(self) -> str:
+        return self._name
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["Web Content", "MainThread", "Isolated Web Co", "Preallocated Co"], ["Isolated Web Co"]),
+        (["MainThread", "Web Content", "WebExtensions"], ["Web Content"]),
+        (["plugin-container", "plugin-container"], ["plugin-container", "plugin-container"]),
+        (["WebExtensions"], []),
+    ],
+)
+def test_process_that_is_being_made_is_not_taken_for_the_pages(monkeypatch, names, chosen):
+    monkeypatch.setattr(content, "role", lambda root, wanted: [Process(name) for name in names])
+    assert [process.name() for process in content.hosts(1, [])] == chosen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of the end of another's process")
+def test_crashed_page_is_reported_where_firefox_does_not_tell(firefox, monkeypatch):
+    async def scenario() -> None:
+        monkeypatch.setattr(FirefoxDriver, "_event", lambda *_: None)
+        async with running(firefox) as driver:
+            seen = watch(driver)
+            await driver.open(blank(), deadline=DEADLINE)
+            driver.crash_page()
+            assert (await next_damage(seen)).symptom is Symptom.PAGE_CRASHED
+            await driver.open(blank(), deadline=DEADLINE)
+            assert await driver.evaluate("1", deadline=DEADLINE) == 1
+            assert seen.empty()
 
     asyncio.run(scenario())
