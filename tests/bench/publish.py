@@ -1,7 +1,8 @@
 """Puts the figures that benchmarks wrote into ``docs/results.md``: ``python -m tests.bench.publish FILE...``.
 
 A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
-under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept.
+under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
+state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.md"
 TRIALS = ROOT / "build" / "bench" / "recovery.jsonl"
 #: Bytes up to which packed trials are kept.
-MOST_BYTES = 500_000
+MOST_BYTES = 2_000_000
 
 
 def table(data: dict[str, Any]) -> str:
@@ -64,9 +65,10 @@ def impersonal(data: Any) -> Any:
     return told
 
 
-def packed(results: list[Result]) -> bytes:
-    """Return trials, one a line of JSON, packed; the same trials, the same bytes."""
-    lines = "".join(json.dumps(impersonal(result.to_json())) + "\n" for result in results)
+def packed(header: dict[str, Any], results: list[Result]) -> bytes:
+    """Return a state file, packed; the same trials, the same bytes."""
+    entries = [{"header": header}, *(result.to_json() for result in results)]
+    lines = "".join(json.dumps(impersonal(entry)) + "\n" for entry in entries)
     return gzip.compress(lines.encode(), mtime=0)
 
 
@@ -80,7 +82,7 @@ def publish_matrix(data: dict[str, Any], trials: Path) -> str:
     data = impersonal(data)
     (folder / "recovery.json").write_text(json.dumps(data, indent=1) + "\n")
     (RESULTS.parent / "images" / "recovery-matrix.svg").write_text(svg(results))
-    whole, kept = packed(results), folder / "recovery-trials.jsonl.gz"
+    whole, kept = packed(header, results), folder / "recovery-trials.jsonl.gz"
     if len(whole) <= MOST_BYTES:
         kept.write_bytes(whole)
     else:
