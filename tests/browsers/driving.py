@@ -85,9 +85,8 @@ def living(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 def listening(pid: int) -> list[Any]:
     """Return the sockets of a process tree on which it listens for connections."""
-    return [
-        connection
-        for process in family(pid)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    found = []
+    for process in family(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # one of many may just be ending
+            found += [each for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN]
+    return found
