@@ -41,7 +41,7 @@ _CRASHED = "about:tabcrashed"
 _CLOSE_DEADLINE = 2.0
 #: Seconds that a first Firefox of a build may take to end in good order, which writes its startup cache.
 _GOOD_ORDER = 3.0
-#: Seconds after the end of a page's process within which Firefox itself says so.
+#: Seconds after the end of a page's process within which Firefox itself says so; and a page that lives answers.
 _TOLD = 1.0
 #: Milliseconds that the page is kept busy to be told from other processes, where more than one might be its.
 _BUSY_MS = 30

@@ -162,7 +162,7 @@ def test_a_lane_that_breaks_behind_its_answer_is_whole_again_with_its_models():
             lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
             assert await ask(lease) == ANSWER
             lease.lane.here.driver.crash_page()
-            await asyncio.sleep(1)
+            await lease.lane.here.damage({Symptom.PAGE_CRASHED}, deadline=5.0)
         [row] = house.recoveries
         assert (row.outcome, row.lost) == (Outcome.RECOVERED, 0)
 
