@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from pytest_webaccel.browsers.process import wait_gone
+from pytest_webaccel.browsers.process import lives, wait_gone
 from pytest_webaccel.errors import BrowserError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class GpuWatch:
                 await wait_gone([pid], deadline=_NEVER)
                 self.watched = None
                 await asyncio.sleep(_TOGETHER_S)
-                if not _lives(self._root):
+                if not lives(self._root):
                     return
                 self._ended(pid)
                 last = pid
@@ -146,10 +146,3 @@ class GpuWatch:
             await asyncio.sleep(pause)
             pause *= _SLOWER
         return None
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

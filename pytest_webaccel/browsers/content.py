@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from pytest_webaccel.browsers.process import lives
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -31,7 +33,7 @@ def role(root: int, wanted: str) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in psutil.Process(root).children(recursive=True):
             with contextlib.suppress(psutil.Error, IndexError):
-                if process.status() != psutil.STATUS_ZOMBIE and process.cmdline()[-1] == wanted:
+                if lives(process) and process.cmdline()[-1] == wanted:
                     found.append(process)
     return found
 

@@ -19,7 +19,7 @@ import psutil
 from pytest_webaccel.browsers import content, startup_cache
 from pytest_webaccel.browsers.bidi import Connection, from_remote
 from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
-from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
+from pytest_webaccel.browsers.process import OwnedProcess, lives, start_failure, status_text, wait_gone
 from pytest_webaccel.browsers.profiles import Profile, sweep
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Browser, Damage, Symptom
@@ -110,7 +110,7 @@ class FirefoxDriver:
     def page_process(self) -> int | None:
         """Process id of the page's process, while it lives."""
         page = self._page
-        return page.pid if page is not None and _lives(page) else None
+        return page.pid if page is not None and lives(page) else None
 
     @property
     def _where(self) -> str:
@@ -378,7 +378,7 @@ class FirefoxDriver:
     def _page_process(self) -> psutil.Process:
         """Return the page's process; raises BrowserError where it is gone or cannot be told from others."""
         self._attached()
-        if self._page is not None and _lives(self._page):
+        if self._page is not None and lives(self._page):
             return self._page
         # The page went to another address by itself, and another process took it over.
         root = self.pid
@@ -408,7 +408,7 @@ class FirefoxDriver:
             raise BrowserError(f"{self._where}: the page's process ended before it could be stopped") from error
         self._stopped = True
         until = time.monotonic() + deadline
-        while _lives(page) and page.status() != psutil.STATUS_STOPPED:
+        while lives(page) and page.status() != psutil.STATUS_STOPPED:
             if time.monotonic() >= until:
                 raise BrowserError(f"{self._where}: the page's process did not stop within {deadline:.1f} s")
             await asyncio.sleep(0.001)
@@ -485,13 +485,6 @@ class FirefoxDriver:
 def _find_endpoint(output: bytes) -> str | None:
     match = _ENDPOINT.search(output)
     return match[1].decode() if match else None
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def _end(process: psutil.Process, deadline: float) -> None:

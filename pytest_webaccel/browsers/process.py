@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-__all__ = ["OwnedProcess", "start_failure", "status_text", "wait_gone"]
+__all__ = ["OwnedProcess", "lives", "start_failure", "status_text", "wait_gone"]
 
 #: Bytes of standard error that are kept for error messages.
 _TAIL = 16 * 1024
@@ -217,6 +217,17 @@ def _session_members(leader: int) -> list[int]:
             if os.getsid(pid) == leader or os.getpgid(pid) == leader:
                 members.append(pid)
     return members
+
+
+def lives(process: int | psutil.Process) -> bool:
+    """Return whether a process runs. One that ended does not, also while its parent has yet to take note of it."""
+    import psutil
+
+    try:
+        known = psutil.Process(process) if isinstance(process, int) else process
+        return known.is_running() and known.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def wait_gone(pids: Iterable[int], *, deadline: float) -> bool:

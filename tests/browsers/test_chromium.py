@@ -9,6 +9,7 @@ import signal
 import psutil
 import pytest
 
+from pytest_webaccel.browsers.process import lives
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Symptom
 from tests.browsers.driving import DEADLINE, blank, listening, living, next_damage, running, watch
@@ -27,7 +28,7 @@ def test_crash_gpu_loses_the_device_and_a_new_adapter_comes_every_time(chromium)
                 await driver.evaluate(hold, deadline=DEADLINE)
                 before = await driver.gpu_process(deadline=DEADLINE)
                 await driver.crash_gpu(deadline=DEADLINE)
-                assert not living([psutil.Process(before)] if psutil.pid_exists(before) else [])
+                assert not lives(before)
                 assert await driver.evaluate("lost", deadline=DEADLINE) == "unknown"
             await driver.evaluate(hold, deadline=DEADLINE)
 

@@ -17,7 +17,7 @@ import pytest
 
 import pytest_webaccel
 from pytest_webaccel.browsers import Installation, find, make_driver
-from pytest_webaccel.browsers.process import wait_gone
+from pytest_webaccel.browsers.process import lives, wait_gone
 from pytest_webaccel.browsers.profiles import sweep
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Browser, Symptom
@@ -311,7 +311,7 @@ def test_browser_that_never_answers_fails_by_the_deadline_and_is_ended(tmp_path,
 
     asyncio.run(scenario())
     pid = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not lives(pid)
 
 
 CHILD = """

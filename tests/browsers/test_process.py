@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 import pytest_webaccel
-from pytest_webaccel.browsers.process import OwnedProcess, wait_gone
+from pytest_webaccel.browsers.process import OwnedProcess, lives, wait_gone
 from pytest_webaccel.errors import BrowserError
 
 DEADLINE = 20.0
@@ -54,7 +55,7 @@ def test_child_that_was_reparented_is_ended_with_the_tree():
         return orphan
 
     orphan = asyncio.run(scenario())
-    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    assert not lives(orphan)
 
 
 def test_environment_reaches_the_process_and_its_words_are_kept_but_bounded():
@@ -78,6 +79,23 @@ def test_exit_status_of_a_program_that_is_not_there_is_seen(tmp_path):
         await process.end(deadline=DEADLINE)
 
     asyncio.run(scenario())
+
+
+def test_process_lives_until_it_ended_whether_or_not_its_parent_noticed():
+    child = subprocess.Popen(["sleep", "600"])
+    assert lives(child.pid)
+    child.send_signal(signal.SIGSTOP)
+    assert lives(psutil.Process(child.pid))
+    child.kill()
+    assert asyncio.run(wait_gone([child.pid], deadline=DEADLINE))
+    assert not lives(child.pid)  # nobody waited for it: a zombie
+    child.wait()
+    assert not lives(child.pid)
+
+
+def test_process_that_is_just_being_reaped_does_not_live(monkeypatch):
+    monkeypatch.setattr(psutil.Process, "status", lambda _: psutil.STATUS_DEAD)  # so for an instant, on Linux
+    assert not lives(os.getpid())
 
 
 def test_waiting_for_a_living_process_ends_at_the_deadline():
