@@ -19,6 +19,7 @@ from pytest_webaccel.bridge.handover import Handover
 from pytest_webaccel.bridge.messages import (
     Answered,
     Damaged,
+    Doubted,
     Effect,
     Limits,
     Observed,
@@ -78,6 +79,7 @@ class Channel:
         self.session = ServerSession(limits)
         self.offer: FileOffer | None = None
         self.on_damage: Callable[[Damage], None] = lambda damage: None
+        self.on_doubt: Callable[[], object] = lambda: None
         self.on_event: Callable[[str, Mapping[str, Any]], None] = lambda name, data: None
         self._loop = asyncio.get_running_loop()
         self._answers: dict[int, asyncio.Future[Reply]] = {}
@@ -202,8 +204,9 @@ class Channel:
     async def round_trip(self, *, deadline: float) -> float:
         """Return the milliseconds that a word to the page's JavaScript and back takes now.
 
-        It is no operation and waits for none; what is being sent goes first. Raises BridgeError when no page is
-        connected, DamagedLaneError when the connection ends first, TimeoutError after ``deadline`` seconds.
+        It is no operation and waits for none; what is being sent goes first. A page that is nearly out of time is
+        doubted, as one that is silent by itself. Raises BridgeError when no page is connected, DamagedLaneError when
+        the connection ends first, TimeoutError after ``deadline`` seconds.
         """
         try:
             number, effects = self.session.ping(self._loop.time())
@@ -212,10 +215,12 @@ class Channel:
         answered: asyncio.Future[float] = self._loop.create_future()
         self._pongs[number] = answered
         self._carry_out(effects)
+        doubt = self._loop.call_later(self.session.limits.doubtful(deadline), lambda: self.on_doubt())
         try:
             async with asyncio.timeout(deadline):
                 return await answered
         finally:
+            doubt.cancel()
             del self._pongs[number]
 
     def abandon(self, request_id: int) -> None:
@@ -372,6 +377,8 @@ class Channel:
                     self._tell(damage, ids)
                 case Observed(name, data):
                     self.on_event(name, data)
+                case Doubted():
+                    self.on_doubt()
                 case Pong(number, milliseconds):
                     if (answered := self._pongs.get(number)) is not None and not answered.done():
                         answered.set_result(milliseconds)

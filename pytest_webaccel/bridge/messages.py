@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answered",
     "Damaged",
+    "Doubted",
     "Effect",
     "Limits",
     "Observed",
@@ -38,8 +39,9 @@ class Limits:
 
     Bytes, counts, and seconds. ``heartbeat_s`` bounds silence while the page's thread is free, also while a request is
     held at the barrier; ``busy_heartbeat_s`` bounds it while a request runs, when the thread may be taken. A page
-    beats every ``beat_ms`` milliseconds. A request is sent ``resends`` times more at most to a page that received it
-    damaged.
+    beats every ``beat_ms`` milliseconds. The last ``doubt_s`` of such a silence, a quarter of it at most, are there to
+    ask elsewhere whether the page still runs. A request is sent ``resends`` times more at most to a page that received
+    it damaged.
     """
 
     text_bytes: int = 16 << 20
@@ -49,8 +51,13 @@ class Limits:
     remembered: int = 1024
     heartbeat_s: float = 2.0
     busy_heartbeat_s: float = 60.0
+    doubt_s: float = 0.25
     beat_ms: int = 250
     resends: int = 3
+
+    def doubtful(self, silence: float) -> float:
+        """Return the seconds of silence after which a page is doubted that may be silent for ``silence`` seconds."""
+        return silence - min(self.doubt_s, silence / 4)
 
 
 class Progress(enum.Enum):
@@ -159,4 +166,9 @@ class Pong:
     milliseconds: float
 
 
-Effect = Send | Transmit | Started | Answered | Damaged | Observed | Pong
+@dataclasses.dataclass(frozen=True, slots=True)
+class Doubted:
+    """Effect: the page was silent for so long that it may not run any more. No damage yet."""
+
+
+Effect = Send | Transmit | Started | Answered | Damaged | Observed | Pong | Doubted

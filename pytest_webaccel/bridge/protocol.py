@@ -43,6 +43,7 @@ from pytest_webaccel.bridge.incoming import Incoming, announced
 from pytest_webaccel.bridge.messages import (
     Answered,
     Damaged,
+    Doubted,
     Effect,
     Limits,
     Observed,
@@ -66,6 +67,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Answered",
     "Damaged",
+    "Doubted",
     "Effect",
     "Limits",
     "Observed",
@@ -105,6 +107,7 @@ class ServerSession:
         self._answered: OrderedDict[int, None] = OrderedDict()
         self._last_event = 0
         self._heard_at = 0.0
+        self._doubted_at: float | None = None
         self._greeted = False
         self._admitted: str | None = None
 
@@ -269,20 +272,29 @@ class ServerSession:
         if late:
             detail = "no answer before the deadline"
             effects.append(Damaged(Damage(Symptom.DEADLINE_PASSED, detail, now), late))
-        silent = now - self._heard_at
-        if self.connected and silent >= self._silence_allowed():
-            self._heard_at = now
-            effects.append(self._damage(Symptom.HEARTBEAT_MISSED, f"the page was silent for {silent:.1f} s", now))
+        if self.connected and now >= self._silence_looked_at():
+            silent = now - self._heard_at
+            if silent >= self._silence_allowed():
+                self._heard_at = now
+                effects.append(self._damage(Symptom.HEARTBEAT_MISSED, f"the page was silent for {silent:.1f} s", now))
+            else:
+                self._doubted_at = self._heard_at
+                effects.append(Doubted())
         return effects
 
     def next_tick(self) -> float | None:
         """Return the moment at which :meth:`tick` has something to look at."""
         moments = [request.deadline_at for request in self.pending.values()]
         if self.connected:
-            moments.append(self._heard_at + self._silence_allowed())
+            moments.append(self._silence_looked_at())
         return min(moments, default=None)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _silence_looked_at(self) -> float:
+        """Return the moment at which silence, if it lasts until then, means something new."""
+        allowed = self._silence_allowed()
+        return self._heard_at + (allowed if self._doubted_at == self._heard_at else self.limits.doubtful(allowed))
 
     def _silence_allowed(self) -> float:
         busy = any(request.busy for request in self.pending.values())

@@ -14,13 +14,17 @@ from typing import Any
 
 from pytest_webaccel.errors import BrowserError
 
-__all__ = ["MESSAGE_LIMIT", "Connection", "EventListener", "split_messages"]
+__all__ = ["MESSAGE_LIMIT", "Connection", "EventListener", "UnansweredError", "split_messages"]
 
 #: Bytes of one message at most; a browser that sends a longer one is not to be trusted with memory.
 MESSAGE_LIMIT = 256 * 1024 * 1024
 
 #: Called with the method, its parameters and the session it came from (empty: the browser itself).
 EventListener = Callable[[str, Mapping[str, Any], str], None]
+
+
+class UnansweredError(BrowserError):
+    """A call was not answered within its deadline; nobody refused it, and nothing closed."""
 
 
 def split_messages(buffer: bytearray, data: bytes, limit: int = MESSAGE_LIMIT) -> list[bytes]:
@@ -98,8 +102,8 @@ class Connection(asyncio.Protocol):
     ) -> dict[str, Any]:
         """Return the result of ``method``.
 
-        Raises BrowserError when the browser refuses, when its pipe closes or the session ends, and when
-        ``deadline`` seconds pass.
+        Raises BrowserError when the browser refuses, when its pipe closes or the session ends, and UnansweredError
+        when ``deadline`` seconds pass.
         """
         identifier = self.post(method, parameters, session=session)
         waiting = _Call(method, session, self._loop.create_future())
@@ -109,7 +113,7 @@ class Connection(asyncio.Protocol):
             async with asyncio.timeout(deadline):
                 return await waiting.answer
         except TimeoutError:
-            raise BrowserError(f"{self._where}: {method} was not answered within {deadline:.1f} s") from None
+            raise UnansweredError(f"{self._where}: {method} was not answered within {deadline:.1f} s") from None
         finally:
             self._calls.pop(identifier, None)
 

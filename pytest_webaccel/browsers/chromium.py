@@ -9,7 +9,7 @@ import re
 import signal
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.browsers.cdp import Connection
+from pytest_webaccel.browsers.cdp import Connection, UnansweredError
 from pytest_webaccel.browsers.chromium_processes import GpuWatch, Renderers, process_ids
 from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
 from pytest_webaccel.browsers.profiles import Profile, sweep
@@ -67,6 +67,7 @@ class ChromiumDriver:
         self._endpoint: str | None = None
         self._target = ""
         self._session = ""
+        self._mute = False
         self._unused = ""
         self._url = ""
         self._crashed: set[str] = set()
@@ -223,15 +224,20 @@ class ChromiumDriver:
         return self._connection, self._session
 
     async def open(self, url: str, *, deadline: float) -> None:
-        """Show ``url`` in a fresh page, wait for its load event; the page that was there is closed before."""
+        """Show ``url`` in a fresh page, wait for its load event; the page that was there is closed before.
+
+        One that left its driver without an answer is not asked to close: its process is ended.
+        """
         if self._connection is None or self.pid is None:
             raise BrowserError(f"{self._where} is not running; start it first")
-        connection, old = self._connection, self._target
-        self._target = self._session = ""
+        connection, old, mute = self._connection, self._target, self._mute
+        self._target, self._session, self._mute = "", "", False
         self._url = url
         self._renderers.kill_stopped()
         try:
             async with asyncio.timeout(deadline):
+                if mute:
+                    await self._renderers.kill(connection, deadline=deadline)
                 target = self._unused or await self._create(connection, deadline)
                 self._unused = ""
                 # The old page goes before the new one loads: two pages of one lane must never meet.
@@ -333,12 +339,16 @@ class ChromiumDriver:
         Raises BrowserError with the page's own message when the expression throws.
         """
         connection, session = self._attached()
-        answer = await connection.call(
-            "Runtime.evaluate",
-            {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
-            session=session,
-            deadline=deadline,
-        )
+        try:
+            answer = await connection.call(
+                "Runtime.evaluate",
+                {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
+                session=session,
+                deadline=deadline,
+            )
+        except UnansweredError:
+            self._mute = self._mute or session == self._session
+            raise
         if (details := answer.get("exceptionDetails")) is not None:
             raise BrowserError(f"{self._where}: the page threw: {_exception_text(details)}")
         return _value(answer["result"])

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import functools
 import re
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from pytest_webaccel.browsers import content, startup_cache
 from pytest_webaccel.browsers.bidi import Connection, from_remote
+from pytest_webaccel.browsers.content_process import ContentProcess, end
 from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
-from pytest_webaccel.browsers.process import OwnedProcess, lives, start_failure, status_text, wait_gone
+from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
 from pytest_webaccel.browsers.profiles import Profile, sweep
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Browser, Damage, Symptom
@@ -41,10 +40,8 @@ _CRASHED = "about:tabcrashed"
 _CLOSE_DEADLINE = 2.0
 #: Seconds that a first Firefox of a build may take to end in good order, which writes its startup cache.
 _GOOD_ORDER = 3.0
-#: Seconds after the end of a page's process within which Firefox itself says so; and a page that lives answers.
-_TOLD = 1.0
-#: Milliseconds that the page is kept busy to be told from other processes, where more than one might be its.
-_BUSY_MS = 30
+#: Seconds within which a page that lives answers, after a process that was its own has ended.
+_ANSWERS = 1.0
 
 
 class FirefoxDriver:
@@ -64,10 +61,8 @@ class FirefoxDriver:
         self._version = ""
         self._context = ""
         self._url = ""
-        self._page: psutil.Process | None = None
-        self._guard: asyncio.Task[None] | None = None
+        self._page = ContentProcess(self._where, self._page_ended)
         self._crashed = False
-        self._stopped = False
         self._stopping = False
 
     @property
@@ -109,8 +104,7 @@ class FirefoxDriver:
     @property
     def page_process(self) -> int | None:
         """Process id of the page's process, while it lives."""
-        page = self._page
-        return page.pid if page is not None and lives(page) else None
+        return None if self._page.process is None else self._page.process.pid
 
     @property
     def _where(self) -> str:
@@ -131,7 +125,7 @@ class FirefoxDriver:
         if self.pid is not None:
             raise BrowserError(f"{self._where} is running already; stop it before starting it again")
         await self.stop(deadline=deadline)
-        self._stopping = self._crashed = self._stopped = False
+        self._stopping = self._crashed = False
         sweep()
         try:
             async with asyncio.timeout(deadline):
@@ -194,7 +188,8 @@ class FirefoxDriver:
         reason = f"the browser ended with {status_text(status)}"
         if self._connection is not None:
             self._connection.close(reason)
-        self._context, self._page = "", None
+        self._context = ""
+        self._page.forget()
         if not self._stopping:
             self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
 
@@ -219,25 +214,15 @@ class FirefoxDriver:
             connection.fail_context(self._context, "the page crashed")
             self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
 
-    def _watch(self, page: psutil.Process | None) -> None:
-        """Take ``page`` as the page's process, and see its end also where Firefox does not tell of it."""
-        if self._guard is not None:
-            self._guard.cancel()
-        self._page = page
-        if page is not None and sys.platform == "linux":
-            self._guard = asyncio.get_running_loop().create_task(self._see_end(page))
-
-    async def _see_end(self, page: psutil.Process) -> None:
-        await wait_gone([page.pid], deadline=math.inf)
-        await asyncio.sleep(_TOLD)  # the browser's own word comes first: it tells a crash from its own end
+    async def _page_ended(self) -> None:
+        """See a crash of the page also where Firefox does not tell of it."""
         connection = self._connection
-        if self.pid is None or connection is None or self._stopping or self._page is not page:
+        if self.pid is None or connection is None or self._stopping:
             return
         with contextlib.suppress(BrowserError):
-            await self.evaluate("1", deadline=_TOLD)
+            await self.evaluate("1", deadline=_ANSWERS)
             return  # the page lives: it went to another address, and so to another process
-        if self._page is page:
-            self._page_died(connection)
+        self._page_died(connection)
 
     def _running(self) -> Connection:
         if self._connection is None or self.pid is None:
@@ -254,8 +239,9 @@ class FirefoxDriver:
 
     async def open(self, url: str, *, deadline: float) -> None:
         """Show ``url`` in a fresh tab, wait for its load event, and close the page that was there."""
-        connection, old, stopped = self._running(), self._page, self._stopped
-        self._context, self._page, self._stopped, self._crashed = "", None, False, False
+        connection, stopped = self._running(), self._page.stopped
+        old = self._page.forget()
+        self._context, self._crashed = "", False
         try:
             async with asyncio.timeout(deadline):
                 # In the background: Firefox would ask the old page, which may be hung, whether it is hidden by now.
@@ -266,16 +252,16 @@ class FirefoxDriver:
                 # tab, the new one is in front then, and its timers are not throttled.
                 await self._close_others(connection, created["context"], deadline)
                 if stopped and old is not None:
-                    await _end(old, deadline)
+                    await end(old, deadline)
                 self._context, self._url = created["context"], url
                 await self._navigate(url, deadline)
-                self._watch(await self._find_page([old] if old is not None else [], deadline))
+                await self._find_page(old, deadline)
         except TimeoutError:
             raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
         finally:
             # A page that was hung leaves its process behind, which would burn a processor for ever.
-            if old is not None and old != self._page:
-                await _end(old, 0.0)
+            if old is not None and old != self._page.process:
+                await end(old, 0.0)
 
     async def _close_others(self, connection: Connection, kept: str, deadline: float) -> None:
         tree = await connection.call("browsingContext.getTree", {"maxDepth": 0}, deadline=deadline)
@@ -297,15 +283,8 @@ class FirefoxDriver:
             reason = str(error).removeprefix(f"{self._where}: ").removeprefix("browsingContext.navigate ")
             raise BrowserError(f"{self._where}: {url} could not be opened: {reason}") from error
 
-    async def _find_page(self, leaving: Sequence[psutil.Process], deadline: float) -> psutil.Process | None:
-        root = self.pid
-        found = [] if root is None else await asyncio.to_thread(content.hosts, root, leaving)
-        if len(found) <= 1:
-            return found[0] if found else None
-        before = {process: content.processor_time(process) for process in found}
-        spin = f"{{ const start = performance.now(); while (performance.now() - start < {_BUSY_MS}); }}"
-        await self.evaluate(spin, deadline=deadline)
-        return max(found, key=lambda process: content.processor_time(process) - before[process])
+    async def _find_page(self, leaving: psutil.Process | None, deadline: float) -> None:
+        await self._page.find(self.pid, leaving, functools.partial(self.evaluate, deadline=deadline))
 
     async def reload(self, *, deadline: float) -> None:
         """Have the lane's page navigate away and back to its own address: the same tab, another document."""
@@ -314,7 +293,7 @@ class FirefoxDriver:
             async with asyncio.timeout(deadline):
                 await self._navigate("about:blank", deadline)
                 await self._navigate(self._url, deadline)
-                self._watch(await self._find_page([], deadline))
+                await self._find_page(None, deadline)
         except TimeoutError:
             raise BrowserError(f"{self._where}: {self._url} was not back within {deadline:.1f} s") from None
 
@@ -375,50 +354,29 @@ class FirefoxDriver:
 
     # -- harm --------------------------------------------------------------------------------
 
-    def _page_process(self) -> psutil.Process:
-        """Return the page's process; raises BrowserError where it is gone or cannot be told from others."""
+    def _page_root(self) -> int | None:
+        """Return the process below which the page's is; None where the page has crashed."""
         self._attached()
-        if self._page is not None and lives(self._page):
-            return self._page
-        # The page went to another address by itself, and another process took it over.
-        root = self.pid
-        found = [] if root is None or self._crashed else content.hosts(root, [])
-        if len(found) != 1:
-            raise BrowserError(f"{self._where}: the process of the page is not known; open the page anew")
-        self._watch(found[0])
-        return found[0]
+        return None if self._crashed else self.pid
 
     async def page_processes(self, *, deadline: float) -> Sequence[int]:
         """Return the id of the page's process; ``deadline`` is not needed."""
         del deadline
-        return [self._page_process().pid]
+        return [self._page.known(self._page_root()).pid]
 
     def crash_page(self) -> None:
         """SIGKILL the page's process, at once and without waiting; seen as ``page_crashed`` damage."""
-        page = self._page_process()
+        page = self._page.known(self._page_root())
         with contextlib.suppress(psutil.NoSuchProcess):
             page.kill()
 
     async def stop_page(self, *, deadline: float) -> None:
         """SIGSTOP the page's process: it answers nothing, and nothing is closed."""
-        page = self._page_process()
-        try:
-            page.suspend()
-        except psutil.NoSuchProcess as error:
-            raise BrowserError(f"{self._where}: the page's process ended before it could be stopped") from error
-        self._stopped = True
-        until = time.monotonic() + deadline
-        while lives(page) and page.status() != psutil.STATUS_STOPPED:
-            if time.monotonic() >= until:
-                raise BrowserError(f"{self._where}: the page's process did not stop within {deadline:.1f} s")
-            await asyncio.sleep(0.001)
+        await self._page.stop(self._page_root(), deadline=deadline)
 
     def resume_page(self) -> None:
         """SIGCONT what :meth:`stop_page` stopped and still is there; harmless otherwise."""
-        self._stopped = False
-        if self._page is not None:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self._page.resume()
+        self._page.resume()
 
     async def gpu_process(self, *, deadline: float) -> int | None:
         """Return the process id of the GPU process, None while there is none; ``deadline`` is not needed."""
@@ -454,9 +412,10 @@ class FirefoxDriver:
         """End the whole process tree and remove the profile. Never raises, may be called twice."""
         self._stopping = True
         process, profile = self._process, self._profile
-        self._watch(None)
+        stands = self._page.stopped
+        self._page.forget()
         if process is not None:
-            kept = await self._end_in_good_order(process, min(deadline, _GOOD_ORDER))
+            kept = not stands and await self._end_in_good_order(process, min(deadline, _GOOD_ORDER))
             await process.end(deadline=deadline)
             if kept and profile is not None:
                 await asyncio.to_thread(startup_cache.keep, self._installation, profile.path)
@@ -465,12 +424,12 @@ class FirefoxDriver:
             await self._connection.end()
         if profile is not None:
             await profile.remove(deadline=max(1.0, deadline / 2))
-        self._process = self._profile = self._connection = self._page = None
+        self._process = self._profile = self._connection = None
         self._context = ""
 
     async def _end_in_good_order(self, process: OwnedProcess, deadline: float) -> bool:
         """Have a first Firefox of its build end by itself, for its startup cache; return whether it did."""
-        whole = self._context and not self._crashed and not self._stopped and self.pid is not None
+        whole = self._context and not self._crashed and self.pid is not None
         if not whole or self._connection is None or startup_cache.is_kept(self._installation):
             return False
         try:
@@ -485,11 +444,3 @@ class FirefoxDriver:
 def _find_endpoint(output: bytes) -> str | None:
     match = _ENDPOINT.search(output)
     return match[1].decode() if match else None
-
-
-async def _end(process: psutil.Process, deadline: float) -> None:
-    """SIGKILL a process whose page is gone, and wait up to ``deadline`` seconds for its end."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
-        if deadline:
-            await wait_gone([process.pid], deadline=deadline)

@@ -41,8 +41,10 @@ _TELLS_S = 0.25
 
 #: Seconds within which a page that lives answers a word, runs one for its driver, and comes back on a new connection.
 _HEARS_S = 0.3
-_RUNS_S = 0.05
+_RUNS_S = 0.2
 _RECONNECT_S = 2.0
+#: Seconds for which the driver's word on whether the page runs is believed.
+_FRESH_S = 0.5
 
 #: Seconds of a watch that ends with what it watches over, which has a deadline of its own.
 _NEVER = 86_400.0
@@ -75,6 +77,8 @@ class Station:
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
         self._untold: asyncio.TimerHandle | None = None
+        self._asked: asyncio.Task[BrowserError | None] | None = None
+        self._asked_at = float("-inf")
         self._loss_at = self._renewed_at = float("-inf")
         self._bridge = bridge
         self._placements = placements
@@ -85,6 +89,7 @@ class Station:
         if driver.takes_files:  # elsewhere the page fetches files over HTTP
             self.channel.offer = self._offer
         self.channel.on_damage = self._note
+        self.channel.on_doubt = self._ask
         self.engine = OnnxEngine(self.channel, lane.backend, ort)
         driver.on_damage(self._driver_damage)
 
@@ -103,6 +108,7 @@ class Station:
     async def new_page(self, *, deadline: float) -> None:
         """Replace the page in the same browser; what the old one held is gone."""
         instances = self.channel.session.instances
+        self._asked = None  # that was another page
         self._forget_models()
         self.damages.clear()  # a crash of the page that goes must not count against the one that comes
         async with asyncio.timeout(deadline):
@@ -123,7 +129,8 @@ class Station:
         """Wait until the same page has resumed its session; raises DamagedLaneError where another one came.
 
         A connection that is open and silent is cut first: a page that lives comes back at once on another. Whether it
-        lives the driver can tell, which does not need that connection; one that hangs is not waited for.
+        lives the driver can tell, which does not need that connection and was asked while the page was only doubted;
+        one that hangs is not waited for.
         """
         welcomes = 0
         if self.channel.connected and (self._silent or not await self._hears()):
@@ -283,6 +290,8 @@ class Station:
         """End browser, page and channel. Never raises."""
         if self._untold is not None:
             self._untold.cancel()
+        if self._asked is not None:
+            self._asked.cancel()
         await self.driver.stop(deadline=5.0)
         with contextlib.suppress(OSError):
             await self._bridge.close(self.channel)
@@ -304,12 +313,25 @@ class Station:
 
     async def _require_running(self) -> None:
         """Raise DamagedLaneError where the page's script does not answer its driver either."""
-        try:
-            await self.driver.evaluate("1", deadline=_RUNS_S)
-        except BrowserError as error:
+        if (error := await asyncio.shield(self._ask())) is not None:
             now = asyncio.get_running_loop().time()
             damage = Damage(Symptom.HEARTBEAT_MISSED, f"the page hangs: {error}", now)
             raise DamagedLaneError(damage, str(self.lane)) from error
+
+    def _ask(self) -> asyncio.Task[BrowserError | None]:
+        """Ask the driver whether the page runs, unless it was asked a moment ago; return what comes of it."""
+        now = asyncio.get_running_loop().time()
+        if self._asked is None or now > self._asked_at + _FRESH_S:
+            self._asked, self._asked_at = asyncio.ensure_future(self._runs()), now
+        return self._asked
+
+    async def _runs(self) -> BrowserError | None:
+        """Return why the page's script does not run; None where it does."""
+        try:
+            await self.driver.evaluate("1", deadline=_RUNS_S)
+        except BrowserError as error:
+            return error
+        return None
 
     async def _hears(self) -> bool:
         """Whether the page's own JavaScript answers on the present connection."""

@@ -120,8 +120,11 @@ def test_a_stalled_connection_is_silent_and_open_and_the_next_one_is_fine(stage,
             request = echo(channel, hold=True)
             await channel.started(request, deadline=20)
             channel.link.stall()
+            doubts = []
+            channel.on_doubt = lambda: doubts.append(channel.connected)
             with pytest.raises(TimeoutError):
                 await channel.round_trip(deadline=0.2)
+            assert doubts[:1] == [True], "a page that is nearly out of time is doubted"
             await seen(channel, Symptom.HEARTBEAT_MISSED)
             assert channel.connected, "nothing closes"
             assert await lost(channel, request) is Symptom.HEARTBEAT_MISSED

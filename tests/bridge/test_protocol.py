@@ -16,6 +16,7 @@ from pytest_webaccel.bridge.protocol import (
     PROTOCOL_VERSION,
     Answered,
     Damaged,
+    Doubted,
     Limits,
     Observed,
     Send,
@@ -277,13 +278,32 @@ def test_an_event_is_observed_once_and_acknowledged_each_time():
 
 def test_silence_is_damage_and_longer_while_something_runs():
     session = greeted(Limits(heartbeat_s=2.0, busy_heartbeat_s=5.0))
+    session.tick(1.9)
     assert session.next_tick() == 2.0
     assert session.tick(1.9) == []
     assert damages(session.tick(2.0)) == [(Symptom.HEARTBEAT_MISSED, ())]
     session.request("echo", {}, deadline_at=100.0)
     session.text('{"t":"beat"}', 4.0)
-    assert session.tick(8.9) == []
+    assert damages(session.tick(8.9)) == []
     assert damages(session.tick(9.0)) == [(Symptom.HEARTBEAT_MISSED, (1,))]
+
+
+def test_a_page_is_doubted_once_before_its_silence_is_damage():
+    session = greeted(Limits(heartbeat_s=2.0, busy_heartbeat_s=5.0, doubt_s=0.5))
+    assert session.next_tick() == 1.5
+    assert session.tick(1.4) == []
+    assert session.tick(1.5) == [Doubted()]
+    assert session.next_tick() == 2.0
+    assert session.tick(1.9) == []
+    session.text('{"t":"beat"}', 1.9)  # it runs after all
+    assert session.tick(2.0) == []
+    assert session.tick(3.5) == [Doubted()]
+    assert damages(session.tick(3.9)) == [(Symptom.HEARTBEAT_MISSED, ())]
+
+
+def test_the_time_for_doubt_is_a_quarter_of_a_short_silence():
+    assert Limits(doubt_s=0.5).doubtful(1.0) == 0.75
+    assert Limits(doubt_s=0.5).doubtful(10.0) == 9.5
 
 
 def test_a_deadline_that_passed_is_told_and_the_request_stays():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 
 import psutil
 import pytest
@@ -92,9 +93,26 @@ def test_page_that_loops_without_end_is_gone_before_the_next_one_is_there(chromi
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             before = [psutil.Process(pid) for pid in await driver.page_processes(deadline=DEADLINE)]
-            with pytest.raises(BrowserError, match="not answered within"):
-                await driver.evaluate("for (;;);", deadline=0.2)
+            await driver.evaluate("void setTimeout(() => { for (;;); })", deadline=DEADLINE)
             await driver.open(blank(), deadline=DEADLINE)
             assert living(before) == []
+
+    asyncio.run(scenario())
+
+
+def test_page_that_left_its_driver_without_an_answer_is_not_asked_to_close(chromium, monkeypatch):
+    monkeypatch.setattr("pytest_webaccel.browsers.chromium._CLOSE_S", 3 * DEADLINE)
+
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            await driver.open(blank(), deadline=DEADLINE)
+            before = [psutil.Process(pid) for pid in await driver.page_processes(deadline=DEADLINE)]
+            with pytest.raises(BrowserError, match="not answered within"):
+                await driver.evaluate("for (;;);", deadline=0.2)
+            begun = time.monotonic()
+            await driver.open(blank(), deadline=DEADLINE)
+            assert time.monotonic() - begun < 0.4, "left alone, a page that hangs closes after half a second"
+            assert living(before) == []
+            assert await driver.evaluate("1", deadline=DEADLINE) == 1
 
     asyncio.run(scenario())

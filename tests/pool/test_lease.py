@@ -105,44 +105,6 @@ def test_progressive_takes_the_cheapest_rung_that_fits(fault, rung):
     live(body)
 
 
-@pytest.mark.parametrize("fault", [Fault.DEVICE_LOST, Fault.PAGE_CRASH, Fault.BROWSER_CRASH, Fault.COMPONENT_TIMEOUT])
-def test_coordinated_fails_over_to_the_warm_spare(fault):
-    async def body(house):
-        async with house.lease() as lease:
-            lease.planned.append(FaultPlan(fault))
-            assert await ask(lease, deadline=5) == ANSWER
-        [row] = house.recoveries
-        assert (row.rungs, row.spare, row.load_ms) == ("use_spare", True, 0)
-        assert house.pool.statistics()[0]["spare_ready"] or house.fleet.running == 2
-
-    live(body, spares=1)
-
-
-def test_a_second_spare_takes_over_where_the_first_is_struck_as_well():
-    async def body(house):
-        async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.PAGE_CRASH, FaultPoint.DURING_RECOVERY))
-            assert await ask(lease) == ANSWER
-        [row] = house.recoveries
-        assert row.rungs.split(",").count("use_spare") == 2
-        assert (row.outcome, row.load_ms) == (Outcome.RECOVERED, 0)
-        assert house.fleet.running == 3
-
-    live(body, spares=2)
-
-
-def test_a_spare_that_does_not_start_is_done_without_and_told():
-    async def body(house):
-        async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
-            assert await ask(lease) == ANSWER
-        [row] = house.recoveries
-        assert (row.outcome, row.spare) == (Outcome.RECOVERED, False)
-        assert row.detail.startswith("no warm spare could be made ready: lane fake:webgpu")
-
-    live(body, spares=1, misbehave=lambda number: Misbehaviour(refuse_starts=int(number > 0)))
-
-
 @pytest.mark.parametrize("strategy", [Strategy.PROGRESSIVE, Strategy.COORDINATED])
 def test_a_page_that_hangs_costs_the_wait_for_its_connection_and_not_that_for_its_answer(strategy):
     async def body(house):
@@ -167,18 +129,6 @@ def test_a_lane_that_breaks_behind_its_answer_is_whole_again_with_its_models():
         assert (row.outcome, row.lost) == (Outcome.RECOVERED, 0)
 
     live(body)
-
-
-def test_parallel_races_the_spare_with_a_cold_start_and_leaves_no_loser_behind():
-    async def body(house):
-        async with house.lease(strategy=Strategy.PARALLEL) as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
-            assert await ask(lease) == ANSWER
-        [row] = house.recoveries
-        assert row.rungs == "use_spare,restart_browser"
-        assert house.fleet.running == 2
-
-    live(body, spares=1)
 
 
 CHROMIUM, FIREFOX = (Lane(browser, Backend.CPU) for browser in (Browser.CHROMIUM, Browser.FIREFOX))
@@ -322,93 +272,6 @@ def test_a_fault_without_meaning_on_the_lane_is_refused_before_anything_happens(
     live(body)
 
 
-BY_HAND = [
-    (Fault.CONNECTION_LOST, Symptom.SOCKET_CLOSED),
-    (Fault.DEVICE_LOST, Symptom.DEVICE_LOST),
-    (Fault.BROWSER_CRASH, Symptom.BROWSER_EXITED),
-]
-
-
-@pytest.mark.parametrize("strategy", [Strategy.SIMPLE, Strategy.COORDINATED])
-@pytest.mark.parametrize(("fault", "symptom"), BY_HAND)
-def test_a_fault_by_hand_is_seen_and_the_next_request_recovered_and_recorded(fault, symptom, strategy):
-    async def body(house):
-        async with house.lease(strategy=Strategy.NONE) as lease:
-            model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST, recovery=Strategy.SIMPLE))
-            assert (await lease.cause(FaultPlan(fault, recovery=strategy))).symptom is symptom
-            await asyncio.sleep(1000)  # what the test does meanwhile is no part of the recovery
-            assert await ask(lease, model) == ANSWER
-            assert len(lease.unfired()) == 1
-            assert await ask(lease, model) == ANSWER
-        row, planned = house.recoveries
-        assert (row.fault, row.strategy, row.outcome, row.detail) == (fault, strategy, Outcome.RECOVERED, "")
-        assert (row.attempts, row.duplicated, row.lost) == (1, 0, 0)
-        assert planned.strategy == Strategy.SIMPLE
-        parts = row.detect_ms + row.reassign_ms + row.load_ms + row.restore_ms + row.replay_ms
-        assert 0 < parts <= row.total_ms < 60_000
-        assert row.undisturbed_ms > 0
-        assert row.model.startswith("bytes-")
-
-    live(body)
-
-
-def test_a_fault_by_hand_without_recovery_fails_the_request_and_is_recorded():
-    async def body(house):
-        async with house.lease(strategy=Strategy.NONE) as lease:
-            model = await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.cause(FaultPlan(Fault.BROWSER_CRASH))
-            with pytest.raises(RecoveryError, match="tries nothing"):
-                await ask(lease, model)
-        [row] = house.recoveries
-        assert (row.outcome, row.strategy) == (Outcome.FAILED, Strategy.NONE)
-        assert "tries nothing" in row.detail
-
-    live(body)
-
-
-def test_a_load_that_follows_a_fault_by_hand_is_recovered_and_recorded():
-    async def body(house):
-        async with house.lease() as lease:
-            await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.cause(FaultPlan(Fault.BROWSER_CRASH, recovery=Strategy.SIMPLE))
-            await lease.load(models.failing_reshape(), None, deadline=30)
-        [row] = house.recoveries
-        assert (row.outcome, row.strategy, row.attempts) == (Outcome.RECOVERED, Strategy.SIMPLE, 1)
-
-    live(body)
-
-
-def test_a_fault_by_hand_that_no_request_follows_is_unknown_and_the_lane_is_mended():
-    async def body(house):
-        async with house.lease() as lease:
-            await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.cause(FaultPlan(Fault.CONNECTION_LOST))
-            await lease.cause(FaultPlan(Fault.BROWSER_CRASH))
-        first, second = house.recoveries
-        assert (first.outcome, first.detail) == (Outcome.UNKNOWN, "another fault followed before any request")
-        assert (second.outcome, second.detail) == (Outcome.UNKNOWN, "no request followed the fault")
-        assert house.pool.statistics()[0]["state"] == "ready"
-        async with house.lease() as lease:
-            assert await ask(lease) == ANSWER
-
-    live(body)
-
-
-def test_a_fault_by_hand_before_a_request_at_fault_itself_is_unknown():
-    async def body(house):
-        async with house.lease() as lease:
-            model = await lease.load(models.failing_reshape(), None, deadline=30)
-            await lease.cause(FaultPlan(Fault.CONNECTION_LOST))
-            with pytest.raises(ModelError, match="failed on fake:webgpu"):
-                await lease.run(model, {"x": np.zeros(4, np.float32), "to": np.array([3])}, deadline=30)
-        [row] = house.recoveries
-        assert row.outcome == Outcome.UNKNOWN
-        assert "the request itself is at fault" in row.detail
-
-    live(body)
-
-
 @pytest.mark.parametrize("what", ["crash_at", "crash_page_at", "lose_device_at", "stall_at"])
 @pytest.mark.parametrize("strategy", [Strategy.SIMPLE, Strategy.COORDINATED])
 @pytest.mark.parametrize("operation", [2, 3, 4])
@@ -444,75 +307,6 @@ def test_a_request_that_is_itself_at_fault_is_answered_with_its_error_and_rolled
         assert house.pool.statistics()[0]["recoveries"] == 0
 
     live(body)
-
-
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_a_spare_takes_over_and_a_new_one_is_made_ready(by_hand):
-    async def body(house):
-        async with house.lease() as lease:
-            model = await lease.load(models.scaled_sum(), None, deadline=30)
-            if by_hand:
-                assert await ask(lease, model) == ANSWER
-                await lease.cause(FaultPlan(Fault.BROWSER_CRASH))
-            else:
-                lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
-            assert await ask(lease, model) == ANSWER
-        [row] = house.recoveries
-        assert (row.outcome, row.load_ms, row.attempts) == ("recovered", 0.0, 1)
-        [statistics] = house.pool.statistics()
-        assert (statistics["spare_ready"], statistics["starts"]) == (True, 3)
-        assert len(house.fleet.drivers) == 3
-        assert house.fleet.running == 2
-        # The spare had run the model before the fault: a first run compiles.
-        runs = [sum(page.values()) for driver in house.fleet.drivers for page in driver.executions]
-        assert runs[1] >= 4  # renewal, load, warming, the recovered request
-
-    live(body, spares=1)
-
-
-def test_a_spare_is_warm_only_after_it_ran_what_the_lane_has_run():
-    async def body(house):
-        async with house.lease() as lease:
-            model = await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.lane.spares.warm()
-            assert lease.lane.spares.ready
-            await ask(lease, model)
-            assert not lease.lane.spares.ready
-            await lease.lane.spares.warm()
-            assert lease.lane.spares.ready
-            huge = {"x": np.zeros(9 << 20, np.float32), "y": np.zeros(9 << 20, np.float32)}
-            lease.lane.spares.stations[0].ran.clear()
-            lease.lane.remember(model, huge, None)  # 72 MiB: not kept; the smaller feeds still are
-            assert lease.lane.holdings.fed(model.key) == 16
-
-    live(body, spares=1)
-
-
-def test_a_spare_that_died_is_replaced():
-    async def body(house):
-        async with house.lease() as lease:
-            model = await lease.load(models.scaled_sum(), None, deadline=30)
-            await lease.lane.spares.warm()
-            house.fleet.drivers[1].kill()
-            assert not lease.lane.spares.ready
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
-            assert await ask(lease, model) == ANSWER
-        [row] = house.recoveries
-        assert (row.outcome, row.load_ms) == ("recovered", 0.0)
-        assert house.fleet.running == 2
-
-    live(body, spares=1)
-
-
-def test_a_spare_that_cannot_be_had_is_done_without(caplog):
-    async def body(house):
-        async with house.lease() as lease:
-            await lease.lane.spares.warm()
-            assert await ask(lease) == ANSWER
-        assert house.pool.statistics()[0]["state"] == "ready"
-
-    live(body, spares=1, misbehave=lambda number: Misbehaviour(refuse_starts=int(number > 0)))
-    assert "no spare could be made ready" in caplog.text
 
 
 def test_a_cancelled_request_leaves_nothing_behind():

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from pytest_webaccel.terms import Symptom
+from pytest_webaccel.errors import DamagedLaneError
+from pytest_webaccel.terms import Damage, Symptom
 from tests.pool.conftest import ANSWER, CPU, GPU, ask, live
 
 
@@ -43,6 +44,41 @@ def test_a_page_that_hangs_need_not_tell_that_its_device_is_lost():
             damage = await station.damage({Symptom.DEVICE_LOST}, deadline=0.4)
             assert "GPU process" in damage.detail
             station.driver.resume_page()
+
+    live(body)
+
+
+def hushed(station):
+    return Damage(Symptom.HEARTBEAT_MISSED, "silent", asyncio.get_running_loop().time())
+
+
+def test_a_page_that_is_known_to_hang_costs_a_reconnect_no_time():
+    async def body(house):
+        async with house.lease(CPU) as lease:
+            station, clock = lease.lane.here, asyncio.get_running_loop().time
+            await station.driver.stop_page(deadline=1)
+            with pytest.raises(TimeoutError):
+                await station.channel.round_trip(deadline=1)
+            station.channel.damaged(hushed(station))
+            begun = clock()
+            with pytest.raises(DamagedLaneError, match="the page hangs"):
+                await station.reconnect(deadline=10)
+            assert clock() - begun < 0.001
+            station.driver.resume_page()
+
+    live(body)
+
+
+def test_a_page_that_runs_behind_a_stalled_connection_comes_back_on_another():
+    async def body(house):
+        async with house.lease(CPU) as lease:
+            station = lease.lane.here
+            station.channel.link.stall()
+            with pytest.raises(TimeoutError):
+                await station.channel.round_trip(deadline=1)
+            station.channel.damaged(hushed(station))
+            await station.reconnect(deadline=10)
+            assert await ask(lease) == ANSWER
 
     live(body)
 
