@@ -137,7 +137,15 @@ def test_targets_are_missed_with_the_true_figure():
     assert [one.met for what, one in told.items() if "against playwright_rerun" in what] == [False]
     assert [one.found for what, one in told.items() if "cold start" in what] == ["1.50 (1.50 to 1.50)"]
     assert told["wrong answers delivered"].met is True
-    assert told["coordinated recovers every device_lost (warm spare)"].met is None
+    assert told["coordinated recovers every device_lost (a warm spare)"].met is None
+
+
+def test_a_ratio_whose_interval_reaches_over_the_limit_is_met_without_being_shown():
+    slow, fast, wide = [100.0] * 20, [90.0] * 20, [40.0, 160.0] * 10
+    for ours, met, shown in ((fast, True, True), ([200.0] * 20, False, True), (wide, True, False)):
+        results = [*trials(cell("progressive"), ours), *trials(cell("simple"), slow)]
+        (one,) = [one for one in targets(results, rows(results)) if "against simple" in one.what]
+        assert (one.met, one.shown) == (met, shown), one
 
 
 def test_a_curve_ends_at_the_share_that_recovered():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections import Counter
@@ -109,7 +110,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     machine = {"cores": 2, "processor": "x", "memory_gib": 1, "python": "3", "packages": {}, "lanes": {}, "system": "k"}
     data = {"benchmark": "recovery", "machine": machine, "seed": 3, "commits": ["abc"], "whole": True, "rows": found}
     data["excluded"] = [{"strategy": "none", "fault": "page_reload", "lane": "chromium:cpu", "reason": "because"}]
-    data["targets"] = [vars_of(one) for one in targets(results, found)]
+    data["targets"] = [dataclasses.asdict(one) for one in targets(results, found)]
     (tmp_path / "docs" / "images").mkdir(parents=True)
     page = tmp_path / "docs" / "results.md"
     page.write_text("# Results\n<!-- results:recovery -->\nold\n<!-- /results:recovery -->\nafter\n")
@@ -117,10 +118,6 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(publish, "RESULTS", page)
     publish.publish([str(tmp_path / "out.json")], tmp_path / "state.jsonl")
     return page.read_text()
-
-
-def vars_of(target: object) -> dict[str, object]:
-    return {name: getattr(target, name) for name in ("what", "wanted", "found", "met")}
 
 
 def test_the_matrix_is_published_with_figure_data_and_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

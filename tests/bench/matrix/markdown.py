@@ -33,6 +33,14 @@ _FULL = (
     *("fault", "lane", "strategy", "spare", "n", "recovered", "success_low", "net_p50_ms", "net_low_ms", "net_high_ms"),
     *("p50_ms", "p95_ms", "p99_ms", "cpu_ms", "memory_bytes", "attempts", "in_force", "censored", "void", "rungs"),
 )
+#: Title of each kind of target, with whether it was met, and whether the interval leaves no doubt of that.
+_SORTED = (
+    ("Missed", False, True),
+    ("Missed at the median; the interval reaches over the target", False, False),
+    ("Not measured", None, True),
+    ("Met at the median; the interval reaches over the target", True, False),
+    ("Met", True, True),
+)
 _PHASES = ("detect", "reassign", "load", "restore", "replay")
 
 
@@ -106,8 +114,9 @@ def _about(data: Mapping[str, Any]) -> str:
 
 def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
     parts = []
-    for title, met in (("Missed", False), ("Not measured", None), ("Met", True)):
-        lines = [f"- {one['what']}: {one['wanted']}{_found(one)}" for one in targets if one["met"] is met]
+    for title, met, shown in _SORTED:
+        fitting = [one for one in targets if (one["met"], one["shown"]) == (met, shown)]
+        lines = [f"- {one['what']}: {one['wanted']}{_found(one)}" for one in fitting]
         if lines:
             parts.append(f"**{title}**\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
