@@ -192,8 +192,10 @@ def _difference(
 ) -> Difference:
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         allowed = np.where(np.isfinite(magnitude), tolerance.atol + tolerance.rtol * magnitude, 0.0)
-        bad = apart > allowed
+        bad = (apart > allowed) & ((ulp > tolerance.ulp) | np.isinf(apart))
         outside = np.where(np.isinf(apart), np.inf, apart - allowed)
+        if bad.any():  # what is within the ULP that are allowed is not outside, however far it lies
+            outside = np.where(bad, outside, -np.inf)
         relative = np.where(apart == 0, 0.0, np.where(magnitude > 0, apart / magnitude, 0.0))
         relative = np.where(np.isinf(apart), np.inf, relative)
     worst = tuple(int(axis) for axis in np.unravel_index(int(np.argmax(outside)), outside.shape))

@@ -8,13 +8,44 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.errors import FeedError, ModelError
+from pytest_webaccel.parity.verdict import Kind, Ran
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["run_reference"]
+__all__ = ["Reference", "run_reference"]
+
+
+class Reference:
+    """onnxruntime on this machine's CPU, as somewhere that models run.
+
+    Raises ModelError where onnxruntime is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ModelError(
+                "onnxruntime is not installed, so there is no reference on this machine's CPU: "
+                "pip install 'pytest-webaccel[reference]', or name another lane as the reference."
+            ) from error
+        self.name = f"onnxruntime-cpu {onnxruntime.__version__}"
+
+    def run(self, model: bytes, feeds: Mapping[str, NDArray[Any]]) -> Ran:
+        """Run an ONNX file's bytes once; what onnxruntime refuses or fails at is no exception."""
+        try:
+            session = _session(model)
+        except Exception as error:  # onnxruntime's errors share no base class
+            return Ran({}, Kind.UNSUPPORTED, _one_line(error))
+        names = [one.name for one in session.get_outputs()]
+        try:
+            values = session.run(names, dict(feeds))
+        except Exception as error:
+            return Ran({}, Kind.FAILED, _one_line(error))
+        return Ran({name: np.asarray(value) for name, value in zip(names, values, strict=True)})
 
 
 def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[str, dict[str, NDArray[Any]]] | None:
@@ -30,12 +61,8 @@ def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tup
         return None
     name = f"onnxruntime-cpu {onnxruntime.__version__}"
     what = f"model {model}" if isinstance(model, Path) else f"model of {len(model)} bytes"
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors are raised; warnings on stderr would land in every report
     try:
-        session = onnxruntime.InferenceSession(
-            str(model) if isinstance(model, Path) else bytes(model), options, providers=["CPUExecutionProvider"]
-        )
+        session = _session(model)
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(
             f"{what} cannot be loaded by the reference, {name}: {error}. "
@@ -51,3 +78,16 @@ def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tup
         kind = FeedError if type(error).__name__ == "InvalidArgument" else ModelError
         raise kind(f"{what} cannot be run by the reference, {name}: {error}") from error
     return name, {one: np.asarray(value) for one, value in zip(names, values, strict=True)}
+
+
+def _session(model: bytes | Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors are raised; warnings on stderr would land in every report
+    source = str(model) if isinstance(model, Path) else bytes(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:2000]

@@ -38,24 +38,26 @@ __all__ = ["EXACT", "TOLERANCES", "Tolerance", "tolerance_for", "ulp_distance"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Agreement means ``|got - expected| <= atol + rtol * |expected|``.
+    """Agreement means ``|got - expected| <= atol + rtol * |expected|``, or at most ``ulp`` representable values apart.
 
-    Raises ValueError unless both are finite and not negative.
+    Raises ValueError unless all are finite and not negative.
     """
 
     atol: float
     rtol: float = 0.0
+    ulp: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what would make every answer right or wrong."""
-        if not all(math.isfinite(part) and part >= 0 for part in (self.atol, self.rtol)):
-            raise ValueError(f"atol {self.atol!r} and rtol {self.rtol!r} must be finite and not negative")
+        if not all(math.isfinite(part) and part >= 0 for part in (self.atol, self.rtol, self.ulp)):
+            raise ValueError(
+                f"atol {self.atol!r}, rtol {self.rtol!r} and ulp {self.ulp!r} must be finite and not negative"
+            )
 
     def __str__(self) -> str:
         """Return the written form used in messages."""
-        if not (self.atol or self.rtol):
-            return "exact"
-        return f"atol {self.atol:g} + rtol {self.rtol:g} * |expected|"
+        mixed = f"atol {self.atol:g} + rtol {self.rtol:g} * |expected|" if self.atol or self.rtol else ""
+        return " or ".join(part for part in (mixed, f"{self.ulp} ULP" if self.ulp else "") if part) or "exact"
 
 
 #: Nothing but the same value.

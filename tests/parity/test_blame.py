@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from pytest_webaccel.errors import ModelError
+from pytest_webaccel.parity.blame import NondeterministicError, find_blame
+from pytest_webaccel.parity.reference import Reference
+from pytest_webaccel.parity.verdict import Kind, Ran
+from tests.parity.planting import WIDTH, Planted, chain
+
+X = {"x": np.linspace(-1, 1, WIDTH, dtype=np.float32).reshape(1, WIDTH)}
+FLOAT = TensorProto.FLOAT
+
+
+def made(nodes, outputs, weights=(), **more):
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", FLOAT, [1, WIDTH])],
+        [value(name, FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in dict(weights).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, **more)
+
+
+@given(st.integers(1, 60), st.integers(0, 2**32), st.booleans(), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_planted_operator_is_found_wherever_it_is(steps, seed, branching, data):
+    model = chain(steps, np.random.default_rng(seed), branching=branching)
+    bad = data.draw(st.integers(0, steps - 1))
+    lane = Planted(f"n{bad}")
+    blame = find_blame(model, X, lane, Reference())
+    assume(blame.whole.kind is not Kind.AGREES)  # what a chance has made zero stays so, whatever it is multiplied by
+    assert (blame.steps, blame.nodes, blame.confirmed) == ((bad,), (f"n{bad}",), True), str(blame)
+    assert blame.verdict.kind is Kind.WRONG
+    assert blame.runs == lane.runs <= 2 * math.ceil(math.log2(max(steps, 2))) + 8
+    part = onnx.load_from_string(blame.model)
+    assert [node.name for node in part.graph.node] == [f"n{bad}"]
+    np.testing.assert_allclose(
+        Reference().run(blame.model, blame.feeds).outputs[f"t{bad}"], blame.expected[f"t{bad}"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("trouble", [Kind.UNSUPPORTED, Kind.FAILED, Kind.CRASHED, Kind.FELL_BACK])
+def test_what_is_refused_fails_crashes_or_runs_elsewhere_is_found_as_well(trouble):
+    model = chain(30, np.random.default_rng(4))
+    blame = find_blame(model, X, Planted("n17", trouble=trouble), Reference(), fallbacks=True)
+    assert (blame.steps, blame.verdict.kind, blame.confirmed) == ((17,), trouble, True)
+
+
+def test_what_runs_elsewhere_is_no_trouble_unless_asked():
+    model = chain(5, np.random.default_rng(4))
+    blame = find_blame(model, X, Planted("n3", trouble=Kind.FELL_BACK), Reference())
+    assert blame.whole.kind is Kind.AGREES
+    assert "nothing is to blame" in str(blame)
+
+
+def test_an_answer_that_is_not_finite_is_found():
+    model = chain(20, np.random.default_rng(1))
+    blame = find_blame(model, X, Planted("n11", factor=math.nan), Reference())
+    assert (blame.steps, blame.verdict.kind, blame.whole.kind) == ((11,), Kind.NOT_FINITE, Kind.NOT_FINITE)
+
+
+def test_two_operators_that_fail_only_together_are_found_together():
+    model = chain(40, np.random.default_rng(2))
+    blame = find_blame(model, X, Planted("n20", needs="n19"), Reference())
+    assert blame.steps == (19, 20)
+    assert blame.confirmed
+    assert "+" in blame.operator
+
+
+def test_a_small_error_that_grows_on_its_way_is_found_by_the_rule_of_its_operator():
+    """0.1 ULP by the rule of the whole model, but the sum of many such steps is wrong at the end."""
+    grow = [helper.make_node("Mul", ["x" if i == 0 else f"t{i - 1}", "ten"], [f"t{i}"], name=f"n{i}") for i in range(5)]
+    ends = [helper.make_node("Sub", ["t4", "base"], ["y"], name="n5")]
+    right = (X["x"] * np.float32(1e5)).astype(np.float32)
+    model = made([*grow, *ends], ["y"], {"ten": np.float32(10), "base": right + np.float32(1)})
+    blame = find_blame(model, X, Planted("n2", factor=1.00002), Reference())
+    assert blame.whole.kind is Kind.WRONG
+    assert blame.steps == (2,)
+
+
+def test_what_the_wrong_output_does_not_depend_on_is_left_away():
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"], name="a"),
+        helper.make_node("Exp", ["x"], ["b"], name="b"),
+        helper.make_node("Add", ["a", "b"], ["c"], name="c"),
+        helper.make_node("Mul", ["c", "b"], ["y"], name="y"),
+    ]
+    blame = find_blame(made(nodes, ["y"]), X, Planted("y", needs="b"), Reference())
+    assert blame.nodes == ("b", "y")
+
+
+def test_the_branch_that_was_taken_is_looked_into():
+    value = helper.make_tensor_value_info
+
+    def branch(name, kind):
+        nodes = [helper.make_node("Neg", ["x"], [f"{name}1"]), helper.make_node(kind, [f"{name}1"], [name], name=name)]
+        return helper.make_graph(nodes, name, [], [value(name, FLOAT, None)])
+
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["s"], keepdims=0),
+        helper.make_node("Less", ["s", "zero"], ["yes"]),
+        helper.make_node(
+            "If", ["yes"], ["z"], name="choice", then_branch=branch("t", "Relu"), else_branch=branch("e", "Exp")
+        ),
+        helper.make_node("Neg", ["z"], ["y"]),
+    ]
+    model = made(nodes, ["y"], {"zero": np.float32(0)})
+
+    class Inside(Planted):
+        """Spoils the node inside the branch, too."""
+
+        def run(self, data, feeds):
+            proto = onnx.load_from_string(data)
+            for node in proto.graph.node:
+                for attribute in node.attribute:
+                    for inner in attribute.g.node:
+                        if inner.name == "e":
+                            inner.op_type = "Sinh"
+            for node in proto.graph.node:
+                if node.name == "e":
+                    node.op_type = "Sinh"
+            return Reference().run(proto.SerializeToString(), feeds)
+
+    blame = find_blame(model, X, Inside("none"), Reference())
+    assert blame.operators == ("Exp",)
+    assert blame.confirmed
+
+
+def test_sequences_are_not_cut_through():
+    nodes = [
+        helper.make_node("Neg", ["x"], ["a"], name="a"),
+        helper.make_node("SequenceConstruct", ["x", "a"], ["s"], name="s"),
+        helper.make_node("ConcatFromSequence", ["s"], ["c"], name="c", axis=0),
+        helper.make_node("Exp", ["c"], ["y"], name="y"),
+    ]
+    assert find_blame(made(nodes, ["y"]), X, Planted("y"), Reference()).nodes == ("y",)
+    assert find_blame(made(nodes, ["y"]), X, Planted("c"), Reference()).nodes == ("s", "c")
+
+
+class Moody:
+    """Answers differently each time."""
+
+    name = "moody"
+
+    def __init__(self):
+        self.times = 0
+
+    def run(self, model, feeds):
+        self.times += 1
+        ran = Reference().run(model, feeds)
+        return Ran({name: array + self.times for name, array in ran.outputs.items()})
+
+
+@pytest.mark.parametrize(("lane", "reference"), [(Moody(), Reference()), (Reference(), Moody())], ids=["lane", "ref"])
+def test_what_is_not_deterministic_is_found_out_and_said(lane, reference):
+    with pytest.raises(NondeterministicError, match="differently each time"):
+        find_blame(chain(3, np.random.default_rng(0)), X, lane, reference)
+
+
+def test_a_model_that_draws_its_answer_is_refused():
+    drawn = helper.make_node("RandomNormalLike", ["x"], ["y"])
+    with pytest.raises(NondeterministicError, match="RandomNormalLike"):
+        find_blame(made([drawn], ["y"]), X, Reference(), Reference())
+
+
+def test_a_model_that_the_reference_cannot_run_is_an_error():
+    node = helper.make_node("Mystery", ["x"], ["y"], domain="no.such")
+    model = made([node], ["y"])
+    model.opset_import.append(helper.make_opsetid("no.such", 1))
+    with pytest.raises(ModelError, match=r"cannot be run by the reference, onnxruntime.*no\.such"):
+        find_blame(model, X, Planted("x"), Reference())
+
+
+def test_progress_says_where_it_looks():
+    lines: list[str] = []
+    find_blame(chain(20, np.random.default_rng(3)), X, Planted("n7"), Reference(), tell=lines.append)
+    assert "among 20 steps" in lines[0]
+    assert lines[-1].startswith("steps ")
