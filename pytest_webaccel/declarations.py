@@ -145,6 +145,13 @@ OPTIONS: tuple[Option, ...] = (
         "Gate: fail the run when the 95th percentile of recovery times is above this many milliseconds.",
     ),
     Option(
+        "cases",
+        "cases",
+        "DIR",
+        "Write what is to blame for each disagreement between lanes there: a folder with the smallest model that fails "
+        "alone, its inputs, what was expected and got, a page that shows it, and a text for an issue tracker.",
+    ),
+    Option(
         "ort",
         "ort",
         "DIR",

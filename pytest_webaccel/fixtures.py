@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_webaccel.app import AppFaults, AppLease, AppPage, Apps
-    from pytest_webaccel.faces import Faults, PoolFace, WebAccel
+    from pytest_webaccel.faces import Faults, Manner, PoolFace, WebAccel
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.rows import Row
@@ -126,8 +126,7 @@ def webaccel(_webaccel_lease: Lease, _webaccel_item: pytest.Item, _webaccel_work
     """
     from pytest_webaccel.faces import WebAccel
 
-    strict, family = _strict_and_family(_webaccel_item)
-    face = WebAccel(_webaccel_worker, _webaccel_lease, strict=strict, family=family)
+    face = WebAccel(_webaccel_worker, _webaccel_lease, _manner(_webaccel_item))
     yield face
     face.finish()
 
@@ -159,8 +158,9 @@ def _webaccel_app_lease(
 ) -> Iterator[AppLease]:
     from pytest_webaccel.app import objection, source_of
     from pytest_webaccel.errors import WebAccelError
+    from pytest_webaccel.scheduling.session import session_of
 
-    strict, _ = _strict_and_family(_webaccel_item)
+    strict = session_of(_webaccel_item.config).settings.strict
     if reason := objection(webaccel_app, webaccel_lane):
         (pytest.fail if strict else pytest.skip)(reason)
     # Playwright runs once in a thread: where pytest-playwright is at work, the one is its.
@@ -205,15 +205,16 @@ def webaccel_pool(_webaccel_item: pytest.Item, _webaccel_worker: Worker) -> Pool
     """Several lanes in one test: ``lanes``, ``lease(lane)``, ``statistics``."""
     from pytest_webaccel.faces import PoolFace
 
-    strict, family = _strict_and_family(_webaccel_item)
-    return PoolFace(_webaccel_worker, _webaccel_item.nodeid, strict=strict, family=family)
+    return PoolFace(_webaccel_worker, _webaccel_item.nodeid, _manner(_webaccel_item))
 
 
-def _strict_and_family(item: pytest.Item) -> tuple[bool, str]:
+def _manner(item: pytest.Item) -> Manner:
+    from pytest_webaccel.faces import Manner
     from pytest_webaccel.markers import requirement
     from pytest_webaccel.scheduling.session import session_of
 
-    return session_of(item.config).settings.strict, requirement(item).family
+    settings = session_of(item.config).settings
+    return Manner(strict=settings.strict, family=requirement(item).family, cases=settings.cases)
 
 
 def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None) -> list[FaultPlan]:

@@ -127,6 +127,7 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "strict": _switch,
     "min_success": lambda text, _: _number(text, 0, 1, ""),
     "max_recovery_ms": lambda text, _: _number(text, 0, 1e9, "ms"),
+    "cases": _path,
     "ort": _path,
     "app": _app,
     "executable": _path,
@@ -158,6 +159,7 @@ class Settings:
     strict: bool = False
     min_success: float | None = None
     max_recovery_ms: float | None = None
+    cases: Path | None = None
     ort: Path | None = None
     app: str | None = None
     headed: bool = False
@@ -205,7 +207,7 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-safe dict that :meth:`from_json` reads back, in another process."""
         data = dataclasses.asdict(self)
-        for name in ("db", "report", "ort", "executable"):
+        for name in ("db", "report", "cases", "ort", "executable"):
             data[name] = None if data[name] is None else str(data[name])
         data["lanes"] = None if self.lanes is None else [str(lane) for lane in self.lanes]
         for name in ("browsers", "backends"):
@@ -217,7 +219,7 @@ class Settings:
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Return the settings that :meth:`to_json` wrote; raises KeyError or ValueError on anything else."""
         values = dict(data)
-        for name in ("db", "report", "ort", "executable"):
+        for name in ("db", "report", "cases", "ort", "executable"):
             values[name] = None if data[name] is None else Path(data[name])
         for name, read in (("browsers", Browser), ("backends", Backend), ("lanes", Lane.parse)):
             values[name] = None if data[name] is None else tuple(read(word) for word in data[name])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.models import ModelInfo
 
-__all__ = ["AUTOMATIC_BUILDS", "SHAPE_OPERATORS", "LoadedModel", "OnnxEngine", "OrtCopy", "Placement"]
+__all__ = ["AUTOMATIC_BUILDS", "PROVIDERS", "SHAPE_OPERATORS", "LoadedModel", "OnnxEngine", "OrtCopy", "Placement"]
 
 #: The build that a backend gets when none is named. ``jsep`` for WebGPU: of the two builds it is the
 #: one whose known defects are loud (docs/limitations.md).
@@ -36,7 +36,8 @@ _FILES: Mapping[OrtBuild, tuple[str, ...]] = {
     OrtBuild.NATIVE: ("ort.webgpu.bundle.min.mjs", "ort.webgpu.min.mjs"),
 }
 
-_PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgpu", Backend.WEBNN: "webnn"}
+#: Name of each backend's execution provider.
+PROVIDERS: Mapping[Backend, str] = {Backend.CPU: "wasm", Backend.WEBGPU: "webgpu", Backend.WEBNN: "webnn"}
 
 #: Operators that onnxruntime keeps on the CPU on purpose, because they compute shapes and control
 #: flow rather than tensors. Found there, they are no fallback.
@@ -176,7 +177,7 @@ class OnnxEngine:
             "model": LoadedModel(info, build, Placement({}, {}), 0.0).key,
             "url": self.ort.base + self.ort.module(build),
             "base": self.ort.base,
-            "provider": _PROVIDERS[self.backend],
+            "provider": PROVIDERS[self.backend],
             "placement": known is None,
         }
         return self.channel.send("load", args, files={"model": info.path}, deadline=deadline, hold=hold)

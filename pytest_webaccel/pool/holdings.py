@@ -60,6 +60,11 @@ class Holdings:
         """Return the bytes of the feeds that are kept for a model."""
         return self._asked[key].nbytes if key in self._asked else 0
 
+    def forget(self, key: str) -> None:
+        """Need a model no more."""
+        self.models.pop(key, None)
+        self._asked.pop(key, None)
+
     def clear(self) -> None:
         """Need nothing any more."""
         self.models.clear()

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
-from pytest_webaccel.errors import DamagedLaneError, FaultError, RecoveryError, WebAccelError
+from pytest_webaccel.errors import BridgeError, DamagedLaneError, FaultError, RecoveryError, WebAccelError
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.faults.schedule import chance_of
 from pytest_webaccel.pool.account import Account
@@ -76,7 +76,7 @@ class Lease:
         self.recovering: Story | None = None
         self.life = Life(None, lane.name, lane.probe.evidence)
         self._journal = journal
-        self._folder = folder
+        self.folder = folder
         self._record = record
         self._stories: list[Story] = []
         self._caused: Story | None = None
@@ -89,12 +89,26 @@ class Lease:
 
         A fault planned for ``mid_load`` strikes here.
         """
-        info = await asyncio.to_thread(inspect_model, source, self._folder)
+        info = await asyncio.to_thread(inspect_model, source, self.folder)
         async with self.transaction("load") as change:
             undo_load(change, self.lane, info, build)
             loaded = await self._load(info, build, deadline)
         self.models[loaded.key] = info
         return loaded
+
+    async def drop(self, model: LoadedModel, *, deadline: float) -> None:
+        """Have the page free a model, and need it no more: repairs do not bring it back. Never raises for a lost page.
+
+        What a spare holds of it is freed when the spare is next made ready.
+        """
+        self.models.pop(model.key, None)
+        self.lane.holdings.forget(model.key)
+        if self.lane.guest is None and self.lane.station is None:
+            return
+        here = self.lane.here
+        if (there := here.find(model)) is not None:
+            with contextlib.suppress(DamagedLaneError, BridgeError):
+                await here.drop(there, deadline=deadline)
 
     async def run(
         self,

@@ -10,7 +10,7 @@ import pytest
 from pytest_webaccel.browsers import DRIVERS
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.errors import ConfigurationError, FaultError, LaneUnavailableError
-from pytest_webaccel.faces import Faults, PoolFace, WebAccel
+from pytest_webaccel.faces import Faults, Manner, PoolFace, WebAccel
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.rows import SPARE_MEMORY, MeasurementRow, ParityRow, RecoveryRow, TransactionRow
 from pytest_webaccel.terms import Browser, Evidence, Fault, FaultPlan, Lane, ProbeResult, Strategy
@@ -32,7 +32,7 @@ class Bench:
         return [row for row in self.rows if isinstance(row, kind)]
 
     def face(self, lease):
-        return WebAccel(self.worker, lease, strict=False, family="")
+        return WebAccel(self.worker, lease, Manner())
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_comparison_grades_each_lane_as_its_own(bench):
 
 
 def test_a_lane_that_the_test_holds_is_refused_at_once_and_said_to_be_held(bench):
-    pool = PoolFace(bench.worker, "test", strict=False, family="")
+    pool = PoolFace(bench.worker, "test", Manner())
     begun = time.monotonic()
     with (
         bench.worker.lease(GPU, "test"),
@@ -80,7 +80,7 @@ def test_a_lane_that_the_test_holds_is_refused_at_once_and_said_to_be_held(bench
 
 
 def test_a_comparison_uses_lanes_that_the_test_holds_through_the_pool(bench):
-    pool = PoolFace(bench.worker, "test", strict=False, family="")
+    pool = PoolFace(bench.worker, "test", Manner())
     with pool.lease(GPU) as one, pool.lease(CPU):
         assert one.check(one.load(models.scaled_sum()), FEEDS).agrees
 

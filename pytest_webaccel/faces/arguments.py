@@ -1,0 +1,51 @@
+"""Arguments that tests give: words of the vocabulary, and the deadlines where a test says none."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import TYPE_CHECKING, TypeVar
+
+from pytest_webaccel.errors import ConfigurationError, WebAccelError
+from pytest_webaccel.terms import Strategy
+from pytest_webaccel.words import pick
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["DEADLINE_S", "RECOVERY_S", "Manner", "strategy", "word"]
+
+Word = TypeVar("Word", bound=enum.StrEnum)
+
+#: Seconds that a load or a run may take when the test does not say.
+DEADLINE_S = 60.0
+
+#: Seconds beyond a request's own deadline that recovery may take.
+RECOVERY_S = 150.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manner:
+    """How a test wants its lanes: ``strict`` fails on a silent fallback, ``family`` is that of its models.
+
+    Cases to file are written below ``cases``; None: nowhere.
+    """
+
+    strict: bool = False
+    family: str = ""
+    cases: Path | None = None
+
+
+def word(kind: type[Word], text: object, what: str, error: type[WebAccelError]) -> Word:
+    """Return the word of the vocabulary spelt ``text``; raises ``error`` with those that are known."""
+    if not isinstance(text, str):
+        raise error(f"{what}={text!r} is not a word (known: {', '.join(kind)})")
+    try:
+        return pick(kind, text, what)
+    except ValueError as wrong:
+        raise error(str(wrong)) from None
+
+
+def strategy(text: str | None) -> Strategy | None:
+    """Return the strategy spelt ``text``; None where none was named."""
+    return None if text is None else word(Strategy, text, "recovery", ConfigurationError)

@@ -1,0 +1,236 @@
+"""The face of one leased lane: the fixture ``webaccel``."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_webaccel.errors import ConfigurationError, ModelError
+from pytest_webaccel.faces.arguments import DEADLINE_S, RECOVERY_S, word
+from pytest_webaccel.faces.faults import Faults
+from pytest_webaccel.pool.steps import MAX_STEPS, Script, run_steps
+from pytest_webaccel.rows import MeasurementRow, Row
+from pytest_webaccel.terms import Engine, Lane, OrtBuild, ProbeResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+
+    from pytest_webaccel.engines.onnx import LoadedModel
+    from pytest_webaccel.faces.arguments import Manner
+    from pytest_webaccel.parity.blame import Blame
+    from pytest_webaccel.parity.compare import Comparison
+    from pytest_webaccel.pool.lease import Lease
+    from pytest_webaccel.pool.worker import Worker
+
+__all__ = ["WebAccel"]
+
+
+class WebAccel:
+    """A leased lane: load models, run them, compare, measure.
+
+    ``lane`` is its :class:`~pytest_webaccel.terms.Lane`, ``probe`` what the probe saw of it.
+    """
+
+    def __init__(self, worker: Worker, lease: Lease, manner: Manner) -> None:
+        self.lane: Lane = lease.lane.name
+        self.probe: ProbeResult = lease.lane.probe
+        self._worker = worker
+        self._lease = lease
+        self._manner = manner
+        self._times: dict[str, list[float]] = {}
+
+    def load(self, source: Path | str | bytes, *, build: str | None = None, timeout: float = DEADLINE_S) -> LoadedModel:
+        """Load an ONNX model (a path, or its bytes) into the lane's page.
+
+        ``build`` names the onnxruntime-web build: ``wasm``, ``jsep`` or ``native``; by default the one
+        that fits the backend. ``timeout`` is in seconds. Raises ModelError for a file that is no
+        model, or one that the engine refuses; under ``--webaccel-strict`` also when nodes that were
+        asked to be on the lane's backend fell back to wasm.
+        """
+        chosen = None
+        if build is not None:
+            chosen = word(OrtBuild, build, "build", ConfigurationError)
+        loaded = self._worker.call(self._lease.load(source, chosen, deadline=timeout), deadline=timeout + RECOVERY_S)
+        self._note_placement(loaded)
+        return loaded
+
+    def run(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout: float = DEADLINE_S,
+        expect: Mapping[str, Any] | None = None,
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the model's outputs (all, or those named) for ``feeds``, arrays by input name.
+
+        A fault planned for the test fires here, and the answer that comes is the recovered one,
+        held against ``expect`` (outputs by name) or against the lane's own undisturbed answer.
+        ``timeout`` is in seconds, recovery not counted. Raises FeedError for feeds that do not fit,
+        ModelError when an operator fails, RecoveryError when recovery gives up.
+        """
+        work = self._lease.run(model, feeds, outputs, deadline=timeout, expect=expect)
+        begun = time.perf_counter()
+        arrays, _ = self._worker.call(work, deadline=2 * timeout + RECOVERY_S)
+        self._times.setdefault(model.info.name, []).append((time.perf_counter() - begun) * 1000)
+        return arrays
+
+    def run_steps(
+        self,
+        model: LoadedModel,
+        feeds: Sequence[Mapping[str, Any]] | Callable[[int, dict[str, Any]], Mapping[str, Any] | None],
+        *,
+        carry: Mapping[str, str],
+        initial: Mapping[str, Any],
+        outputs: Sequence[str] | None = None,
+        checkpoint: int = 1,
+        limit: int = MAX_STEPS,
+        timeout: float = DEADLINE_S,
+    ) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """Return the outputs (all, or those named) of each step of one request of many.
+
+        ``feeds`` are those of each step, or a function that gives them from the step's number and the outputs
+        of the step before (empty for step 0), and None when it is done; more than ``limit`` steps are refused.
+        ``carry`` maps an output of a step to the input of the next, ``initial`` feeds those inputs first. A fault
+        planned for the test strikes at one of the steps, drawn from the run's seed: ``coordinated`` goes on from
+        the last multiple of ``checkpoint`` steps, the other strategies start over. ``timeout`` is a step's, in
+        seconds. Raises as :meth:`run` does.
+        """
+        script = Script(feeds, carry, initial, outputs, checkpoint, limit)
+        known = script.length or limit
+        work = run_steps(self._lease, model, script, deadline=timeout)
+        return self._worker.call(work, deadline=(known + 1) * timeout + RECOVERY_S)
+
+    def check(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, Any],
+        *,
+        lanes: Sequence[str] | None = None,
+        blame: bool = True,
+        timeout: float = DEADLINE_S,
+    ) -> Comparison:
+        """Hold the answers of lanes (all of the run that work, or those named) against a reference.
+
+        The reference is onnxruntime on the CPU where installed, else the first lane. Raises
+        AssertionError naming the output, the worst element, which lanes agree with which, and, unless ``blame`` is
+        false, the operator to blame on each lane that disagrees (see :meth:`blame`).
+        """
+        from pytest_webaccel.faces.parity import Parity
+
+        parity = Parity(self._worker, self._lease)
+        cases = self._manner.cases
+        return parity.check(model, feeds, lanes=lanes, timeout=timeout, blame=blame, cases=cases)
+
+    def blame(
+        self,
+        model: LoadedModel | Path | str | bytes,
+        feeds: Mapping[str, Any],
+        lane: Lane | str | None = None,
+        *,
+        build: str | None = None,
+        reference: Lane | str | None = None,
+        fallbacks: bool = False,
+        case: Path | str | None = None,
+        timeout: float = DEADLINE_S,
+    ) -> Blame:
+        """Return the smallest part of a model that answers otherwise on ``lane`` (this one) than on ``reference``.
+
+        The reference is onnxruntime on this machine's CPU, or another lane that is named. What is blamed may also be
+        an operator that the engine refuses, that fails, that crashes the page, or, with ``fallbacks``, that quietly
+        runs on wasm. ``case`` is a folder into which a case to file is written. ``timeout`` is that of each part that
+        is tried, in seconds; a lane that breaks meanwhile is mended and the search goes on.
+
+        Raises ModelError for a model that is none or that the reference cannot run,
+        :class:`~pytest_webaccel.parity.blame.NondeterministicError` for one whose answers change by themselves.
+        """
+        from pytest_webaccel.faces.parity import Parity
+
+        return Parity(self._worker, self._lease).blame(
+            model,
+            feeds,
+            self.lane if lane is None else _lane(lane),
+            build=None if build is None else word(OrtBuild, build, "build", ConfigurationError),
+            reference=None if reference is None else _lane(reference),
+            fallbacks=fallbacks,
+            timeout=timeout,
+            case=None if case is None else Path(case),
+        )
+
+    def measure(self, metric: str, value: float, unit: str, *, model: LoadedModel | None = None) -> None:
+        """Record a figure of the test's own."""
+        self._worker.record(
+            MeasurementRow(
+                run_id=self._worker.run_id,
+                evidence=self.probe.evidence,
+                test_id=self._lease.terms.test_id,
+                lane=str(self.lane),
+                model=model.info.name if model else "",
+                family=self._manner.family,
+                engine=str(Engine.ONNX),
+                bits=32,
+                metric=metric,
+                value=float(value),
+                unit=unit,
+            )
+        )
+
+    @property
+    def faults(self) -> Faults:
+        """Faults by hand on this lane, as the fixture ``webaccel_faults`` gives them for the test's own."""
+        return Faults(self._worker, self._lease)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return a snapshot of the lane: state, counts, models held."""
+        return self._lease.lane.statistics()
+
+    def finish(self) -> None:
+        """Record how long requests took; called when the lease ends."""
+        for name, times in self._times.items():
+            models = [info for info in self._lease.models.values() if info.name == name]
+            if models:
+                self._worker.record(self._request_row(name, times))
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _request_row(self, name: str, times: list[float]) -> Row:
+        return MeasurementRow(
+            run_id=self._worker.run_id,
+            evidence=self.probe.evidence,
+            test_id=self._lease.terms.test_id,
+            lane=str(self.lane),
+            model=name,
+            family=self._manner.family,
+            engine=str(Engine.ONNX),
+            bits=32,
+            metric="request_median",
+            value=statistics.median(times),
+            unit="ms",
+        )
+
+    def _note_placement(self, model: LoadedModel) -> None:
+        for provider, nodes in model.placement.nodes.items():
+            self.measure(f"nodes_on_{provider}", nodes, "nodes", model=model)
+        fallen = sum(model.placement.fallbacks.values())
+        if not fallen:
+            return
+        self.measure("nodes_fallen_back", fallen, "nodes", model=model)
+        if self._manner.strict:
+            raise ModelError(
+                f"model {model.info} on {self.lane}: silent fallback to wasm: {model.placement.describe()}. Without "
+                "--webaccel-strict this is recorded and shown, not failed."
+            )
+
+
+def _lane(name: Lane | str) -> Lane:
+    if isinstance(name, Lane):
+        return name
+    try:
+        return Lane.parse(name)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None

@@ -1,0 +1,116 @@
+"""The operator to blame is found on a real lane, cut out, and shown by a page that needs nothing of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import duckdb
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pytest_webaccel import browsers
+from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.browsers.install.ort import ort_dist
+from pytest_webaccel.terms import Browser
+from tests.browsers.driving import DEADLINE, running
+from tests.serving import serving
+
+pytestmark = pytest.mark.skipif(
+    browsers.find(Browser.CHROMIUM) is None, reason="no Chromium is here: python -m pytest_webaccel install"
+)
+
+CACHE = cache_root()  # before pytester moves HOME
+CHANNELS = 129  # of so many input channels, onnxruntime-web 1.30's native build computes a convolution wrongly
+
+
+def convolving() -> bytes:
+    """Eight steps, of which the fifth is a convolution of 129 channels: the defect of silero VAD in that build."""
+    chance = np.random.default_rng(7)
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["a"]),
+        helper.make_node("Tanh", ["a"], ["b"]),
+        helper.make_node("Neg", ["b"], ["c"]),
+        helper.make_node("Add", ["c", "half"], ["d"]),
+        helper.make_node("Conv", ["d", "kernel"], ["e"], kernel_shape=[3], pads=[1, 1], name="the convolution"),
+        helper.make_node("Relu", ["e"], ["f"]),
+        helper.make_node("Mul", ["f", "half"], ["g"]),
+        helper.make_node("Sigmoid", ["g"], ["y"]),
+    ]
+    weights = {"half": 0.5, "kernel": chance.standard_normal((16, CHANNELS, 3)) * 0.1}
+    graph = helper.make_graph(
+        nodes,
+        "convolving",
+        [value("x", TensorProto.FLOAT, [1, CHANNELS, 4])],
+        [value("y", TensorProto.FLOAT, [1, 16, 4])],
+        [numpy_helper.from_array(np.asarray(array, np.float32), name) for name, array in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data: bytes = made.SerializeToString()
+    return data
+
+
+SUITE = """
+    import pathlib
+
+    import numpy
+    import pytest
+
+    MODEL = pathlib.Path(__file__).parent / "convolving.onnx"
+    FEEDS = {"x": numpy.random.default_rng(3).standard_normal((1, 129, 4)).astype(numpy.float32)}
+
+    def test_check(webaccel):
+        webaccel.check(webaccel.load(MODEL, build="native"), FEEDS, lanes=[str(webaccel.lane)])
+
+    @pytest.mark.fault("device_lost")
+    def test_blame_survives_a_lost_device(webaccel):
+        blame = webaccel.blame(MODEL, FEEDS, build="native")
+        assert blame.operators == ("Conv",)
+        assert blame.confirmed
+        assert webaccel.statistics()["models"] == []
+
+    def test_the_other_build_is_right(webaccel):
+        assert not webaccel.blame(MODEL, FEEDS, build="jsep").operators
+
+    def test_another_lane_is_a_reference(webaccel):
+        assert webaccel.blame(MODEL, FEEDS, build="native", reference="chromium:cpu").operators == ("Conv",)
+"""
+
+
+def test_a_real_defect_is_found_blamed_and_shown_by_its_page(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    (pytester.path / "convolving.onnx").write_bytes(convolving())
+    pytester.makepyfile(test_it=SUITE)
+    arguments = ("-p", "no:cacheprovider", "--webaccel-lanes=chromium:webgpu,chromium:cpu", "-k", "webgpu")
+    more = ("--webaccel-db=runs.duckdb", "--webaccel-cases=cases")
+    result = pytester.runpytest_subprocess(*arguments, *more, timeout=240)
+    result.assert_outcomes(passed=3, failed=1, deselected=4)
+    result.stdout.fnmatch_lines(
+        [
+            "*chromium:webgpu*: Conv is to blame (wrong_answer, fails alone, confirmed; 1 of 8 steps: the convolution;*",
+            "*a case to file: *convolving-chromium-webgpu*",
+        ]
+    )
+    with duckdb.connect(str(pytester.path / "runs.duckdb"), read_only=True) as connection:
+        assert connection.execute("select lane, agrees, blamed_operator from parity").fetchall() == [
+            ("chromium:webgpu", False, "Conv")
+        ]
+    folder = pytester.path / "cases" / "convolving-chromium-webgpu"
+    facts = json.loads((folder / "case.json").read_text())
+    assert (facts["operators"], facts["module"]) == (["Conv"], "ort.webgpu.bundle.min.mjs")
+
+    async def shown(query: str) -> str:
+        async with running(browsers.find(Browser.CHROMIUM)) as driver:
+            await driver.open(f"{address}/case/index.html?run&ort={address}/ort/{query}", deadline=DEADLINE)
+            for _ in range(200):
+                text = str(await driver.evaluate("document.getElementById('out').textContent", deadline=DEADLINE))
+                if text not in {"running", "not run yet"}:
+                    return text
+                await driver.evaluate("new Promise((done) => setTimeout(done, 50))", deadline=DEADLINE)
+        raise AssertionError("the page never ended")
+
+    with serving({"case": folder, "ort": ort_dist(None)}) as address:
+        assert asyncio.run(shown("")).startswith("WRONG, beside onnxruntime-cpu")
+        assert asyncio.run(shown("&provider=wasm")).startswith("RIGHT, beside onnxruntime-cpu")
