@@ -106,16 +106,12 @@ def _webaccel_lease(
     from pytest_webaccel.scheduling.session import session_of
 
     session = session_of(_webaccel_item.config)
-    with _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy) as lease:
+    draws = _draws(_webaccel_item, webaccel_strategy)
+    with _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy, draws=draws) as lease:
         lease.planned.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
         yield lease
         if _webaccel_item.stash.get(PASSED_KEY, False) and (unfired := lease.unfired()):
-            left = ", ".join(str(plan.fault) for plan in unfired)
-            pytest.fail(
-                f"planned and never caused: {left}. The test made {lease.requests} requests; a fault strikes a "
-                "webaccel.run(...). Make one for each fault, or plan fewer.",
-                pytrace=False,
-            )
+            pytest.fail(lease.never_fired(unfired), pytrace=False)
 
 
 @pytest.fixture
@@ -217,6 +213,19 @@ def _manner(item: pytest.Item) -> Manner:
     return Manner(strict=settings.strict, family=requirement(item).family, cases=settings.cases)
 
 
+def _draws(item: pytest.Item, strategy: Strategy | None) -> str:
+    """Return what a test's faults are drawn by: its id, without a strategy that comparative mode put there.
+
+    So every strategy meets the same faults, of the same kinds, at the same moments.
+    """
+    head, bracket, rest = item.nodeid.partition("[")
+    words = rest.removesuffix("]").split("-")
+    if strategy is None or str(strategy) not in words:
+        return item.nodeid
+    words.remove(str(strategy))
+    return f"{head}{bracket}{'-'.join(words)}]"
+
+
 def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy: Strategy | None) -> list[FaultPlan]:
     """Return the faults of the test's requests, in order: its markers', else one of the run's."""
     from pytest_webaccel.faults.plans import pick_plan
@@ -225,18 +234,18 @@ def _plans(item: pytest.Item, session: SessionInfo, probe: ProbeResult, strategy
     from pytest_webaccel.recovery.worker_restart import no_worker
     from pytest_webaccel.terms import Strategy
 
-    seed = session.settings.seed
+    seed, draws = session.settings.seed, _draws(item, strategy)
     marked: list[FaultPlan] = []
     for number, choice in enumerate(fault_choices(item)):
-        plan, reason = pick_plan(choice, seed, f"{item.nodeid}\0{number}" if number else item.nodeid, probe)
+        plan, reason = pick_plan(choice, seed, f"{draws}\0{number}" if number else draws, probe)
         if plan is None:
             pytest.skip(reason)
         marked.append(plan)
-    chosen, _ = pick_plan(session.settings.faults, seed, item.nodeid, probe)
+    chosen, _ = pick_plan(session.settings.faults, seed, draws, probe)
     plans = tuple(marked) or ((chosen,) if chosen is not None else ())
     if strategy is not None:
         plans = tuple(dataclasses.replace(plan, recovery=strategy) for plan in plans)
     default = session.settings.recovery
     if any((plan.recovery or default) is Strategy.WORKER_RESTART for plan in plans) and (reason := no_worker()):
         pytest.skip(f"strategy {Strategy.WORKER_RESTART} has no meaning here: {reason}")
-    return list(FaultSchedule(plans, seed, item.nodeid).firings)
+    return list(FaultSchedule(plans, seed, draws).firings)

@@ -104,10 +104,11 @@ class TestRow(Row):
 class RecoveryRow(Row):
     """One fault and what came of it. Times are milliseconds.
 
-    ``point`` is when it struck. ``rungs`` names those begun, in order, with commas: the proof of the strategy
-    in force. ``spare`` says whether a warm spare stood ready. ``steps`` are those of a request of many steps,
-    ``steps_saved`` those that were not done again. ``cpu_ms`` is processor time that browsers and this process
-    spent from fault to answer, ``memory_bytes`` the most that browsers held beyond what they held before.
+    ``kind`` says which of a fault's kinds it was, ``point`` when it struck. ``rungs`` names those begun, in order,
+    with commas: the proof of the strategy in force. ``spare`` says whether a warm spare stood ready. ``steps`` are
+    those of a request of many steps, ``steps_saved`` those that were not done again. ``cpu_ms`` is processor time that
+    browsers and this process spent from fault to answer, ``memory_bytes`` what browsers then held beyond what they
+    held before, so at least that much was needed.
     """
 
     table: ClassVar[str] = "recoveries"
@@ -138,6 +139,7 @@ class RecoveryRow(Row):
     steps_saved: int = 0
     cpu_ms: float = 0.0
     memory_bytes: int = 0
+    kind: str = ""
 
 
 #: Metric of a measurement, in bytes and of no test: what the warm spare of a lane holds of the machine's memory,

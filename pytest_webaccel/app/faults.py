@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.app.asking import Answer, Predicate, ask, bound, checked_ms
+from pytest_webaccel.asking import Answer, Predicate, ask, bound, checked_ms
 from pytest_webaccel.errors import BrowserError, ConfigurationError, FaultError, RecoveryError, WebAccelError
 from pytest_webaccel.faults import INJECTORS, ComponentTimeout, Hang, Memory, OutOfMemory
 from pytest_webaccel.rows import RecoveryRow

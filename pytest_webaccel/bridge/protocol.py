@@ -106,10 +106,15 @@ class ServerSession:
         self._next_ping = 1
         self._answered: OrderedDict[int, None] = OrderedDict()
         self._last_event = 0
-        self._heard_at = 0.0
-        self._doubted_at: float | None = None
+        self._heard_at = self._spoken_at = 0.0
+        self._doubted: tuple[float, float] | None = None
         self._greeted = False
         self._admitted: str | None = None
+
+    @property
+    def spoken_at(self) -> float:
+        """When the page last said something."""
+        return self._spoken_at
 
     @property
     def greeted(self) -> bool:
@@ -194,7 +199,7 @@ class ServerSession:
         self._admitted = instance
         self.connected = True
         self._greeted = False
-        self._heard_at = now
+        self._heard_at = self._spoken_at = now
         return []
 
     def closed(self, now: float, detail: str) -> list[Effect]:
@@ -222,7 +227,7 @@ class ServerSession:
 
     def text(self, text: str, now: float) -> list[Effect]:
         """Take one text frame; raises ProtocolError for anything the protocol does not allow."""
-        self._heard_at = now
+        self._heard_at = self._spoken_at = now
         message = self._parse(text)
         kind = message.get("t")
         if not self._greeted:
@@ -247,7 +252,7 @@ class ServerSession:
 
     def binary(self, frame: bytes, now: float) -> list[Effect]:
         """Take one binary frame: a chunk of an announced result."""
-        self._heard_at = now
+        self._heard_at = self._spoken_at = now
         chunk = decode_chunk(frame)
         incoming = self._incoming.get(chunk.request)
         if not chunk.intact and self._incoming:
@@ -278,7 +283,7 @@ class ServerSession:
                 self._heard_at = now
                 effects.append(self._damage(Symptom.HEARTBEAT_MISSED, f"the page was silent for {silent:.1f} s", now))
             else:
-                self._doubted_at = self._heard_at
+                self._doubted = (self._heard_at, self._silence_allowed())
                 effects.append(Doubted())
         return effects
 
@@ -294,7 +299,8 @@ class ServerSession:
     def _silence_looked_at(self) -> float:
         """Return the moment at which silence, if it lasts until then, means something new."""
         allowed = self._silence_allowed()
-        return self._heard_at + (allowed if self._doubted_at == self._heard_at else self.limits.doubtful(allowed))
+        doubted = self._doubted == (self._heard_at, allowed)
+        return self._heard_at + (allowed if doubted else self.limits.doubtful(allowed))
 
     def _silence_allowed(self) -> float:
         busy = any(request.busy for request in self.pending.values())

@@ -184,6 +184,7 @@ class ChromiumDriver:
         if self._connection is not None:
             self._connection.close(reason)
         self._target = self._session = ""
+        self._mute = False
         if not self._stopping:
             self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
 
@@ -226,7 +227,7 @@ class ChromiumDriver:
     async def open(self, url: str, *, deadline: float) -> None:
         """Show ``url`` in a fresh page, wait for its load event; the page that was there is closed before.
 
-        One that left its driver without an answer is not asked to close: its process is ended.
+        One that was found not to run (:meth:`page_runs`) is not asked to close: its process is ended.
         """
         if self._connection is None or self.pid is None:
             raise BrowserError(f"{self._where} is not running; start it first")
@@ -236,8 +237,9 @@ class ChromiumDriver:
         self._renderers.kill_stopped()
         try:
             async with asyncio.timeout(deadline):
-                if mute:
+                if mute and old:
                     await self._renderers.kill(connection, deadline=deadline)
+                    self._unused = ""
                 target = self._unused or await self._create(connection, deadline)
                 self._unused = ""
                 # The old page goes before the new one loads: two pages of one lane must never meet.
@@ -339,19 +341,32 @@ class ChromiumDriver:
         Raises BrowserError with the page's own message when the expression throws.
         """
         connection, session = self._attached()
-        try:
-            answer = await connection.call(
-                "Runtime.evaluate",
-                {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
-                session=session,
-                deadline=deadline,
-            )
-        except UnansweredError:
-            self._mute = self._mute or session == self._session
-            raise
+        answer = await connection.call(
+            "Runtime.evaluate",
+            {"expression": expression, "awaitPromise": True, "returnByValue": True, "userGesture": True},
+            session=session,
+            deadline=deadline,
+        )
         if (details := answer.get("exceptionDetails")) is not None:
             raise BrowserError(f"{self._where}: the page threw: {_exception_text(details)}")
         return _value(answer["result"])
+
+    async def page_runs(self, *, deadline: float) -> bool:
+        """Return whether the page's script answers within ``deadline`` seconds.
+
+        One that does not is ended, not asked to close, when another page is opened in its place, unless it answers
+        this before.
+        """
+        session = self._session
+        try:
+            await self.evaluate("1", deadline=deadline)
+        except UnansweredError:
+            self._mute = session == self._session
+            return False
+        except BrowserError:
+            return False
+        self._mute = self._mute and session != self._session
+        return True
 
     async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
         """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
@@ -447,6 +462,7 @@ class ChromiumDriver:
             await profile.remove(deadline=max(1.0, deadline / 2))
         self._process = self._profile = self._connection = self._endpoint = self._gpu = self._crashing = None
         self._target = self._session = self._unused = ""
+        self._mute = False
         self._renderers = Renderers()
 
 

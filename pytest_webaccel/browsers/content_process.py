@@ -53,8 +53,9 @@ class ContentProcess:
 
     def watch(self, process: psutil.Process | None) -> None:
         """Take ``process`` as the page's, and see its end."""
+        stands = self._stopped and process is not None and process == self._process
         self.forget()
-        self._process = process
+        self._process, self._stopped = process, stands
         if process is not None and sys.platform == "linux":
             self._guard = asyncio.get_running_loop().create_task(self._see_end(process))
 

@@ -67,6 +67,10 @@ class Driver(Protocol):
         """Return the JSON value of ``expression`` (promises awaited) in the lane's page."""
         ...
 
+    async def page_runs(self, *, deadline: float) -> bool:
+        """Return whether the page's script answers its driver within ``deadline`` seconds."""
+        ...
+
     async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
         """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
         ...

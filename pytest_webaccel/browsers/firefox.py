@@ -104,7 +104,8 @@ class FirefoxDriver:
     @property
     def page_process(self) -> int | None:
         """Process id of the page's process, while it lives."""
-        return None if self._page.process is None else self._page.process.pid
+        process = self._page.process
+        return None if process is None else process.pid
 
     @property
     def _where(self) -> str:
@@ -322,6 +323,14 @@ class FirefoxDriver:
             return from_remote(answer["result"])
         except (ValueError, KeyError) as error:
             raise BrowserError(f"{self._where}: the page's answer cannot be read: {error}") from error
+
+    async def page_runs(self, *, deadline: float) -> bool:
+        """Return whether the page's script answers within ``deadline`` seconds."""
+        try:
+            await self.evaluate("1", deadline=deadline)
+        except BrowserError:
+            return False
+        return True
 
     async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
         """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""

@@ -13,15 +13,12 @@ from pytest_webaccel.words import pick
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DEADLINE_S", "RECOVERY_S", "Manner", "strategy", "word"]
+__all__ = ["DEADLINE_S", "Manner", "strategy", "word"]
 
 Word = TypeVar("Word", bound=enum.StrEnum)
 
 #: Seconds that a load or a run may take when the test does not say.
 DEADLINE_S = 60.0
-
-#: Seconds beyond a request's own deadline that recovery may take.
-RECOVERY_S = 150.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import ConfigurationError, ModelError
-from pytest_webaccel.faces.arguments import DEADLINE_S, RECOVERY_S, word
+from pytest_webaccel.faces.arguments import DEADLINE_S, word
 from pytest_webaccel.faces.faults import Faults
 from pytest_webaccel.pool.steps import MAX_STEPS, Script, run_steps
 from pytest_webaccel.rows import MeasurementRow, Row
@@ -54,7 +54,9 @@ class WebAccel:
         chosen = None
         if build is not None:
             chosen = word(OrtBuild, build, "build", ConfigurationError)
-        loaded = self._worker.call(self._lease.load(source, chosen, deadline=timeout), deadline=timeout + RECOVERY_S)
+        loaded = self._worker.call(
+            self._lease.load(source, chosen, deadline=timeout), deadline=timeout + self._worker.recovery_s
+        )
         self._note_placement(loaded)
         return loaded
 
@@ -76,7 +78,7 @@ class WebAccel:
         """
         work = self._lease.run(model, feeds, outputs, deadline=timeout, expect=expect)
         begun = time.perf_counter()
-        arrays, _ = self._worker.call(work, deadline=2 * timeout + RECOVERY_S)
+        arrays, _ = self._worker.call(work, deadline=2 * timeout + self._worker.recovery_s)
         self._times.setdefault(model.info.name, []).append((time.perf_counter() - begun) * 1000)
         return arrays
 
@@ -104,7 +106,7 @@ class WebAccel:
         script = Script(feeds, carry, initial, outputs, checkpoint, limit)
         known = script.length or limit
         work = run_steps(self._lease, model, script, deadline=timeout)
-        return self._worker.call(work, deadline=(known + 1) * timeout + RECOVERY_S)
+        return self._worker.call(work, deadline=(known + 1) * timeout + self._worker.recovery_s)
 
     def check(
         self,

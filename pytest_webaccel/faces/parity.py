@@ -17,7 +17,6 @@ from pytest_webaccel.errors import (
     ModelError,
     RecoveryError,
 )
-from pytest_webaccel.faces.arguments import RECOVERY_S
 from pytest_webaccel.parity.blame import NondeterministicError, find_blame
 from pytest_webaccel.parity.case import Surroundings, write_case
 from pytest_webaccel.parity.compare import compare_all, message
@@ -66,7 +65,7 @@ class LaneRunner:
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Ran:
         """Load a model, run it once, drop it."""
-        call, lease, deadline = self._worker.call, self._lease, self._timeout + RECOVERY_S
+        call, lease, deadline = self._worker.call, self._lease, self._timeout + self._worker.recovery_s
         try:
             loaded = call(lease.load(model, self._build, deadline=self._timeout), deadline=deadline)
         except ModelError as error:
@@ -257,7 +256,7 @@ class Parity:
     def _answer_of(
         self, name: Lane, model: LoadedModel, build: OrtBuild | None, feeds: Mapping[str, Any], timeout: float
     ) -> tuple[LoadedModel, Mapping[str, np.ndarray[Any, Any]]]:
-        call, deadline = self._worker.call, timeout + RECOVERY_S
+        call, deadline = self._worker.call, timeout + self._worker.recovery_s
         with self._leased(name) as lease:
             there = model
             if lease is not self._lease:

@@ -42,6 +42,11 @@ class ComponentTimeout(BaseInjector):
         self.kind = kind
         self.patience_s = patience_s
 
+    @property
+    def variety(self) -> str:
+        """Which kind it is."""
+        return str(self.kind or "")
+
     def meaning(self, lane: ProbeResult) -> str | None:
         """Return None, unless the kind that was asked for is an endless loop on a GPU that the lane has not."""
         if self.kind is Hang.GPU_LOOP and lane.lane.backend is not Backend.WEBGPU:

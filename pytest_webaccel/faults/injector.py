@@ -105,6 +105,11 @@ class Injector(Protocol):
         ...
 
     @property
+    def variety(self) -> str:
+        """Which of the fault's kinds it causes; empty where there are none, or one is still to be drawn."""
+        ...
+
+    @property
     def seen_by_request(self) -> bool:
         """Whether only the request itself can see the damage, so that nothing is to be observed before it goes on."""
         ...
@@ -155,6 +160,11 @@ class BaseInjector(abc.ABC):
     symptoms: frozenset[Symptom]
     seen_by_request: ClassVar[bool] = False
     misfits: ClassVar[Mapping[FaultPoint, str]] = {}
+
+    @property
+    def variety(self) -> str:
+        """Empty: of most faults there is one kind."""
+        return ""
 
     @property
     def degrades(self) -> bool:

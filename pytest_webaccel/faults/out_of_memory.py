@@ -58,6 +58,11 @@ class OutOfMemory(BaseInjector):
         self._refused: Damage | None = None
 
     @property
+    def variety(self) -> str:
+        """Which kind it is."""
+        return str(self.memory or "")
+
+    @property
     def degrades(self) -> bool:
         """Whether a request may be answered all the same: where only the GPU gives no more."""
         return self.memory is Memory.GPU

@@ -35,13 +35,17 @@ class PartialResult(BaseInjector):
     symptoms = frozenset({Symptom.RESULT_DAMAGED})
     seen_by_request = True
     misfits: ClassVar[Mapping[FaultPoint, str]] = {
-        FaultPoint.MID_LOAD: "the answer of a load carries no tensor that could arrive damaged",
         FaultPoint.MID_LOAD: "a load brings no tensors back that could be damaged",
         FaultPoint.AFTER: "the answer has arrived whole by then",
     }
 
     def __init__(self, part: Part | None = None) -> None:
         self.part = part
+
+    @property
+    def variety(self) -> str:
+        """Which kind it is."""
+        return str(self.part or "")
 
     def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:  # noqa: ARG002 - it fits every lane
         """Return the injector of one strike, its part drawn where it was left open."""

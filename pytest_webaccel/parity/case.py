@@ -169,8 +169,9 @@ def _page(blame: Blame, where: Surroundings) -> str | None:
         return None
     if any(array.dtype.kind not in "fiub" for array in arrays):
         return None
+    title = f"{blame.operator[:80]}: {blame.verdict.kind}"
     data = {
-        "title": f"{blame.operator[:80]}: {blame.verdict.kind}",
+        "title": title,
         "detail": blame.verdict.detail,
         "where": dataclasses.asdict(where),
         "reference": blame.reference,
@@ -184,7 +185,7 @@ def _page(blame: Blame, where: Surroundings) -> str | None:
     template = resources.files("pytest_webaccel.parity").joinpath("case.html").read_text(encoding="utf-8")
     # "<" cannot end the element that holds the data, nor begin a comment in it.
     held = json.dumps(data).replace("<", "\\u003c")
-    return template.replace("TITLE", html.escape(data["title"])).replace('"DATA"', held)
+    return template.replace("TITLE", html.escape(title)).replace('"DATA"', held)
 
 
 def _packed(array: NDArray[Any]) -> dict[str, Any]:

@@ -49,23 +49,18 @@ def checked(expected: Mapping[str, Any]) -> Callable[[Reply], None]:
     return check
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a test asked for in one call of :meth:`Lease.run`."""
-
-    model: LoadedModel
-    arrays: Arrays
-    outputs: Sequence[str] | None
-    deadline: float
-    expect: Mapping[str, Any] | None
-
-
 @contextlib.contextmanager
 def told(story: Story) -> Iterator[None]:
-    """Keep in ``story`` how the request within ended, where it raised."""
+    """Keep in ``story`` how the request within ended, where it raised.
+
+    A fault that could not be caused, or did no harm, says nothing of recovery: its outcome stays unknown.
+    """
     try:
         yield
-    except (RecoveryError, DamagedLaneError, FaultError) as error:
+    except FaultError as error:
+        story.detail = str(error)[:500]
+        raise
+    except (RecoveryError, DamagedLaneError) as error:
         story.outcome, story.detail = Outcome.FAILED, str(error)[:500]
         if isinstance(error, GivenUpError):
             story.phases, story.rungs = error.phases, error.rungs

@@ -336,7 +336,7 @@ class LiveLane:
         task.add_done_callback(self._done)
 
     def statistics(self) -> dict[str, Any]:
-        """Return a snapshot: state, counts, models held, spare, circuit breaker."""
+        """Return a snapshot: state, counts, models held, spare, circuit breakers of the lane and of its starts."""
         return {
             "lane": str(self.name),
             "state": str(self.state),
@@ -344,6 +344,7 @@ class LiveLane:
             "models": sorted(self.holdings.models),
             "spare_ready": self.spares.full and self.spares.count > 0,
             "breaker": str(self.around.breakers.of(str(self.name)).state),
+            "start_breaker": str(self._starts.state),
             "resumes": self.station.channel.session.resumes if self.station else 0,
             "duplicates_dropped": self.station.channel.session.duplicates if self.station else 0,
         }

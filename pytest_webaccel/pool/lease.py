@@ -82,7 +82,7 @@ class Lease:
         self._caused: Story | None = None
         self._suspect = False
         self._left: list[tuple[Injector, LaneTarget]] = []
-        self._chance = random.Random(f"lease\0{terms.seed}\0{terms.test_id}")
+        self._chance = random.Random(f"lease\0{terms.seed}\0{terms.drawn_by}")
 
     async def load(self, source: Path | str | bytes, build: OrtBuild | None, *, deadline: float) -> LoadedModel:
         """Load a model into the lane's page; a lane that breaks under it is mended by the strategy.
@@ -175,7 +175,7 @@ class Lease:
 
         The next request recovers from it; its row is written when the lease ends.
         """
-        injector = self._injector(plan)
+        story, injector = self._begun(plan, "")
         if not self.life.fresh(Taken.HAND):
             return self.life.struck_before()
         if plan.fault is Fault.WORKER_CRASH:
@@ -183,31 +183,41 @@ class Lease:
         await self.lane.spares.warm()
         self.lane.here.damages.clear()
         target = LaneTarget(self.lane)
-        fault_at = asyncio.get_running_loop().time()
+        story.fault_at = asyncio.get_running_loop().time()
+        story.spare = self.lane.spares.ready > 0
+        story.mild = injector.degrades or injector.seen_by_request
         self._left.append((injector, target))
-        await injector.cause(target, deadline=CAUSE_S)
-        if injector.seen_by_request:
-            self._suspect = True
-            damage = Damage(min(injector.symptoms), "the next request will meet it", fault_at)
-        else:
-            damage = await injector.observe(target, deadline=OBSERVE_S)
+        self.tell(story)
+        with told(story):
+            await injector.cause(target, deadline=CAUSE_S)
+            if injector.seen_by_request:
+                self._suspect = True
+                story.damage = Damage(min(injector.symptoms), "the next request will meet it", story.fault_at)
+            else:
+                story.damage = await injector.observe(target, deadline=OBSERVE_S)
         if self._caused is not None:
             self._caused.detail = "another fault followed before any request"
-        self._caused = Story(
-            plan,
-            plan.recovery or self.terms.strategy,
-            detail="no request followed the fault",
-            damage=damage,
-            fault_at=fault_at,
-            spare=self.lane.spares.ready > 0,
-            mild=injector.degrades or injector.seen_by_request,
-        )
-        self._stories.append(self._caused)
-        return damage
+        story.detail = "no request followed the fault"
+        self._caused = story
+        return story.damage
 
     def unfired(self) -> tuple[FaultPlan, ...]:
         """Return the planned faults that no request has met so far."""
         return self.life.unspent(self.planned)
+
+    def never_fired(self, plans: Sequence[FaultPlan]) -> str:
+        """Have faults that were planned and never caused recorded as unknown; return what to say of them."""
+        for plan in plans:
+            story = self._story(plan, "")
+            story.detail = "planned and never caused: no request came that it could strike"
+            self.tell(story)
+        left = ", ".join(f"{plan.fault} at {plan.at}" for plan in plans)
+        loads = "webaccel.load(...) of a model that the page does not hold yet"
+        wants = {loads if plan.at is FaultPoint.MID_LOAD else "webaccel.run(...)" for plan in plans}
+        return (
+            f"planned and never caused: {left}. The test made {self.requests} requests; such a fault strikes a "
+            f"{' or a '.join(sorted(wants))}. Make one for each fault, or plan fewer."
+        )
 
     async def end(self) -> bool:
         """Leave the lane whole for the next test, write the rows; return whether it is whole."""
@@ -259,8 +269,7 @@ class Lease:
 
     async def _disturbed_load(self, plan: FaultPlan, request: Load) -> LoadedModel:
         """Load once undisturbed, drop the model, then cause the fault in the middle of loading it again."""
-        injector = self._injector(plan)
-        story = self._story(plan, request.model_name)
+        story, injector = self._begun(plan, request.model_name)
         if (here := request.present()) is not None:
             await self.lane.here.drop(here, deadline=request.deadline)
         begun = time.perf_counter()
@@ -289,8 +298,7 @@ class Lease:
 
     async def _disturbed(self, plan: FaultPlan, one: Asked) -> Reply:
         """Answer undisturbed, then cause the fault and recover the same request."""
-        injector = self._injector(plan)
-        story = self._story(plan, one.model.info.name)
+        story, injector = self._begun(plan, one.model.info.name)
         reference = await self._undisturbed(story, one)
         self.life.refer(story, reference.tensors)
         self.lane.remember(one.model, one.arrays, one.outputs)
@@ -371,13 +379,25 @@ class Lease:
     def _story(self, plan: FaultPlan, model: str) -> Story:
         return Story(plan, plan.recovery or self.terms.strategy, model)
 
+    def _begun(self, plan: FaultPlan, model: str) -> tuple[Story, Injector]:
+        """Return the story of a plan whose turn has come, and its injector; one that means nothing here is told too."""
+        story = self._story(plan, model)
+        try:
+            injector = self._injector(plan)
+        except FaultError as error:
+            story.detail = str(error)[:500]
+            self.tell(story)
+            raise
+        story.kind = injector.variety
+        return story, injector
+
     def _injector(self, plan: FaultPlan) -> Injector:
         injector = INJECTORS[plan.fault]
         if reason := injector.meaning(self.lane.probe):
             raise FaultError(f"lane {self.lane.name}: fault {plan.fault} has no meaning here: {reason}")
         if reason := injector.misfit(plan.at):
             raise FaultError(f"lane {self.lane.name}: fault {plan.fault} can never fire at {plan.at}: {reason}")
-        return injector.drawn(chance_of(self.terms.seed, self.terms.test_id, self.requests), self.lane.probe)
+        return injector.drawn(chance_of(self.terms.seed, self.terms.drawn_by, self.requests), self.lane.probe)
 
     def _take_caused(self) -> Story | None:
         story, self._caused = self._caused, None

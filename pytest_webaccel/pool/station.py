@@ -77,8 +77,8 @@ class Station:
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
         self._untold: asyncio.TimerHandle | None = None
-        self._asked: asyncio.Task[BrowserError | None] | None = None
-        self._asked_at = float("-inf")
+        self._asked: asyncio.Task[bool] | None = None
+        self._asked_at, self._asked_of = float("-inf"), 0
         self._loss_at = self._renewed_at = float("-inf")
         self._bridge = bridge
         self._placements = placements
@@ -108,7 +108,6 @@ class Station:
     async def new_page(self, *, deadline: float) -> None:
         """Replace the page in the same browser; what the old one held is gone."""
         instances = self.channel.session.instances
-        self._asked = None  # that was another page
         self._forget_models()
         self.damages.clear()  # a crash of the page that goes must not count against the one that comes
         async with asyncio.timeout(deadline):
@@ -290,8 +289,7 @@ class Station:
         """End browser, page and channel. Never raises."""
         if self._untold is not None:
             self._untold.cancel()
-        if self._asked is not None:
-            self._asked.cancel()
+        self.channel.on_doubt = lambda: None
         await self.driver.stop(deadline=5.0)
         with contextlib.suppress(OSError):
             await self._bridge.close(self.channel)
@@ -313,25 +311,22 @@ class Station:
 
     async def _require_running(self) -> None:
         """Raise DamagedLaneError where the page's script does not answer its driver either."""
-        if (error := await asyncio.shield(self._ask())) is not None:
-            now = asyncio.get_running_loop().time()
-            damage = Damage(Symptom.HEARTBEAT_MISSED, f"the page hangs: {error}", now)
-            raise DamagedLaneError(damage, str(self.lane)) from error
+        runs = await asyncio.shield(self._ask())
+        if not runs and self.channel.session.spoken_at > self._asked_at:  # it was only busy: it has spoken since
+            self._asked = None
+            runs = await asyncio.shield(self._ask())
+        if not runs:
+            detail = f"the page hangs: it does not answer its driver within {_RUNS_S:g} s either"
+            damage = Damage(Symptom.HEARTBEAT_MISSED, detail, asyncio.get_running_loop().time())
+            raise DamagedLaneError(damage, str(self.lane))
 
-    def _ask(self) -> asyncio.Task[BrowserError | None]:
-        """Ask the driver whether the page runs, unless it was asked a moment ago; return what comes of it."""
-        now = asyncio.get_running_loop().time()
-        if self._asked is None or now > self._asked_at + _FRESH_S:
-            self._asked, self._asked_at = asyncio.ensure_future(self._runs()), now
+    def _ask(self) -> asyncio.Task[bool]:
+        """Ask the driver whether the page runs, unless this very page was asked about a moment ago."""
+        now, page = asyncio.get_running_loop().time(), self.channel.session.instances
+        if self._asked is None or now > self._asked_at + _FRESH_S or page != self._asked_of:
+            self._asked = asyncio.ensure_future(self.driver.page_runs(deadline=_RUNS_S))
+            self._asked_at, self._asked_of = now, page
         return self._asked
-
-    async def _runs(self) -> BrowserError | None:
-        """Return why the page's script does not run; None where it does."""
-        try:
-            await self.driver.evaluate("1", deadline=_RUNS_S)
-        except BrowserError as error:
-            return error
-        return None
 
     async def _hears(self) -> bool:
         """Whether the page's own JavaScript answers on the present connection."""

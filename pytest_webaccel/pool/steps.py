@@ -257,7 +257,7 @@ class _Walk:
         """Return the step to strike: not the first, where there are more."""
         lease = self._lease
         length = self._script.length or _STRUCK_BEFORE
-        chance = random.Random(f"steps\0{lease.terms.seed}\0{lease.terms.test_id}\0{lease.requests}")
+        chance = random.Random(f"steps\0{lease.terms.seed}\0{lease.terms.drawn_by}\0{lease.requests}")
         return chance.randrange(1, length) if length > 1 else 0
 
     def _shown(self, tensors: Arrays) -> Arrays:

@@ -24,7 +24,8 @@ __all__ = ["Story", "Terms", "contradiction", "unplanned_row"]
 class Terms:
     """What a lease is held under: where its rows belong, and how damage is to be answered.
 
-    ``budget_s`` bounds one recovery in seconds; ``seed`` is of the moments that fault plans leave open.
+    ``budget_s`` bounds one recovery in seconds; ``seed``, with ``draws``, is of what fault plans leave open: leases
+    that differ in strategy alone have the same ``draws``, and so meet the same faults. Without it, ``test_id`` stands.
     ``account`` has the processor time and memory of recoveries measured, which costs some tens of milliseconds each.
     """
 
@@ -35,6 +36,12 @@ class Terms:
     budget_s: float = 120.0
     seed: int = 0
     account: bool = False
+    draws: str = ""
+
+    @property
+    def drawn_by(self) -> str:
+        """What tells the draws of this lease from those of others."""
+        return self.draws or self.test_id
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,6 +64,7 @@ class Story:
     steps_saved: int = 0
     cpu_ms: float = 0.0
     memory_bytes: int = 0
+    kind: str = ""
     outcome: Outcome = Outcome.UNKNOWN
     detail: str = "interrupted before its end"
     damage: Damage | None = None
@@ -99,6 +107,7 @@ class Story:
             steps_saved=self.steps_saved,
             cpu_ms=self.cpu_ms,
             memory_bytes=self.memory_bytes,
+            kind=self.kind,
         )
 
 

@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 _LEASE_S = 150.0
 _END_S = 60.0
+#: Seconds that what comes before and after a recovery may take: a spare made ready, the lane looked at.
+_AROUND_S = 60.0
 
 
 class Worker:
@@ -80,14 +82,20 @@ class Worker:
         )
         self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
 
+    @property
+    def recovery_s(self) -> float:
+        """Seconds beyond its own deadline that a request may take: recovery's budget, and the making ready around."""
+        return self._budget_s + _AROUND_S
+
     def call(self, work: Coroutine[Any, Any, T], *, deadline: float) -> T:
         """Run ``work`` in the loop; see :meth:`LoopThread.call`."""
         return self._loop.call(work, deadline=deadline)
 
     @contextlib.contextmanager
-    def lease(self, lane: Lane, test_id: str, strategy: Strategy | None = None) -> Iterator[Lease]:
+    def lease(self, lane: Lane, test_id: str, strategy: Strategy | None = None, *, draws: str = "") -> Iterator[Lease]:
         """Lease a lane for a test. It ends always, and with it the lane is made whole again.
 
+        ``draws`` tells its draws from those of others in place of ``test_id``; see :class:`Terms`.
         Raises LaneUnavailableError with the reason, at once where this process holds the lane already.
         """
         if lane in self.held:
@@ -108,6 +116,7 @@ class Worker:
                 budget_s=self._budget_s,
                 seed=self._seed,
                 account=self._account,
+                draws=draws,
             )
             lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
             lease.life = Life(self._ledgers.of(test_id), live.name, live.probe.evidence)

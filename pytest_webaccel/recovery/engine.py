@@ -145,8 +145,8 @@ class RecoveryMachine:
         damage: Damage,
         survey: Callable[[], Survey],
     ) -> None:
-        if not budget_s > 0:
-            raise ValueError(f"budget_s is {budget_s!r}; it must be above 0 seconds")
+        if not budget_s >= 0:
+            raise ValueError(f"budget_s is {budget_s!r}; it must be 0 seconds or more")
         self._strategy = strategy
         self._budget_s = budget_s
         self._fault_at = fault_at

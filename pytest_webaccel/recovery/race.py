@@ -154,6 +154,8 @@ async def race(
     total = (clock() - fault_at) * 1000
     detect = min(max(damage.at - fault_at, 0.0) * 1000, total)
     why = f"every contender failed: {'; '.join(reasons)}" if reasons else "there was no rung to race"
+    if clock() - begun >= budget_s:
+        why = f"the budget of {budget_s:g} s is spent{f'; {why}' if reasons else ''}"
     raise GivenUpError(
         f"{lane.name}: recovery by strategy {strategy.name} gave up: {damage.symptom} ({damage.detail}): {why}",
         phases=Phases(total=total, detect=detect),

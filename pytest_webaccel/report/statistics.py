@@ -5,12 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics as stdlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Interval", "Summary", "bootstrap_median", "percentile", "summarise", "wilson"]
+    import numpy as np
+
+__all__ = [
+    "Censored",
+    "Interval",
+    "Summary",
+    "bootstrap_median",
+    "censored_median_interval",
+    "censored_percentile",
+    "percentile",
+    "resampled_medians",
+    "summarise",
+    "summarise_censored",
+    "wilson",
+]
 
 #: Resamples of a bootstrap: enough for a stable 95 % interval, some milliseconds of work.
 _RESAMPLES = 2000
@@ -104,3 +118,62 @@ def summarise(values: Sequence[float]) -> Summary:
     """Return median, 95th percentile and the median's interval; raises ValueError for an empty sample."""
     interval = bootstrap_median(values) if len(values) > 1 else None
     return Summary(len(values), percentile(values, 50), percentile(values, 95), interval)
+
+
+# -- times of tries of which some failed: they would have come after all others, nobody knows when --------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Censored:
+    """A sample of times with ``failures`` that are longer than all of them. What falls among failures is None."""
+
+    n: int
+    failures: int
+    median: float | None
+    p95: float | None
+    median_interval: Interval | None
+
+
+def censored_percentile(values: Sequence[float], failures: int, q: float) -> float | None:
+    """Return the ``q``-th percentile of ``values`` and of ``failures`` that would have come after all of them."""
+    whole = [*values, *[math.inf] * failures]
+    if not whole:
+        return None
+    ordered = sorted(whole)
+    position = (len(ordered) - 1) * q / 100.0
+    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
+    if math.isinf(above):
+        return None
+    return below + (above - below) * (position - math.floor(position))
+
+
+def resampled_medians(values: Sequence[float], failures: int, seed: int) -> np.ndarray[Any, Any]:
+    """Return medians of bootstrap resamples of ``values`` and ``failures``, infinite where they fall among those."""
+    import numpy as np
+
+    whole = np.array([*sorted(values), *[np.inf] * failures])
+    chance = np.random.default_rng(seed)
+    drawn = np.sort(whole[chance.integers(0, len(whole), size=(_RESAMPLES, len(whole)))], axis=1)
+    lower, upper = drawn[:, (len(whole) - 1) // 2], drawn[:, len(whole) // 2]
+    return np.where(np.isinf(upper), np.inf, (np.where(np.isinf(lower), 0.0, lower) + upper) / 2)
+
+
+def censored_median_interval(values: Sequence[float], failures: int = 0, seed: int = 0) -> Interval | None:
+    """Return the 95 % percentile-bootstrap interval of the median; None where it is open or there are too few."""
+    if len(values) < 2:
+        return None
+    import numpy as np
+
+    low, high = np.quantile(resampled_medians(values, failures, seed), (0.025, 0.975), method="nearest")
+    return Interval(float(low), float(high)) if np.isfinite(high) else None
+
+
+def summarise_censored(values: Sequence[float], failures: int) -> Censored:
+    """Return median, 95th percentile and the median's interval of ``values`` and of ``failures``."""
+    return Censored(
+        len(values) + failures,
+        failures,
+        censored_percentile(values, failures, 50),
+        censored_percentile(values, failures, 95),
+        censored_median_interval(values, failures),
+    )

@@ -137,6 +137,14 @@ class FakeDriver:
             raise BrowserError(f"fake: it runs no JavaScript; give FakeDriver a value for {expression[:80]!r}")
         return self._evaluations[expression]
 
+    async def page_runs(self, *, deadline: float) -> bool:
+        """Return whether there is a page that is not stalled; one that is costs ``deadline`` seconds."""
+        try:
+            await self.evaluate("1", deadline=deadline)
+        except BrowserError:
+            return False
+        return True
+
     async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
         """Hand local files to the page."""
         del deadline

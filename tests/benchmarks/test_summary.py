@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_webaccel.report.statistics import percentile
+from pytest_webaccel.report.statistics import censored_median_interval, censored_percentile, percentile
 from tests.bench.matrix.design import Arm, Cell, Trial
 from tests.bench.matrix.figure import ecdf, svg
 from tests.bench.matrix.flat import Point, slope
 from tests.bench.matrix.ours import base
 from tests.bench.matrix.progress import Progress, duration, estimate
 from tests.bench.matrix.state import FAILED, RECOVERED, VOID, Result
-from tests.bench.matrix.summary import censored_percentile, in_force, median_interval, ratio, row, rows
+from tests.bench.matrix.summary import in_force, ratio, row, rows
 from tests.bench.matrix.targets import targets
 
 CPU = "chromium:cpu"
@@ -56,24 +56,34 @@ def test_a_failure_counts_as_longer_than_every_time(values: list[float], failure
 
 def test_a_median_among_failures_is_none_and_so_is_its_interval():
     assert censored_percentile([5.0, 6.0], 3, 50) is None
-    assert median_interval([5.0, 6.0], failures=30) is None
+    assert censored_median_interval([5.0, 6.0], failures=30) is None
 
 
 def test_the_interval_of_a_median_holds_it_and_is_the_same_each_time():
     values = list(np.random.default_rng(1).lognormal(3, 1, 80))
-    interval = median_interval(values)
+    interval = censored_median_interval(values)
     assert interval is not None
     assert interval.low < float(np.median(values)) < interval.high
-    assert median_interval(values) == interval
+    assert censored_median_interval(values) == interval
 
 
 def test_a_ratio_of_medians_has_an_interval_that_holds_it():
     chance = np.random.default_rng(2)
-    found = ratio(list(chance.normal(40, 4, 100)), list(chance.normal(100, 10, 100)))
+    ours, theirs = (trials(cell(), list(chance.normal(at, at / 10, 100))) for at in (40, 100))
+    found = ratio(ours, theirs, lambda trial: trial.net_ms)
     assert found is not None
     assert found.low < found.value < found.high
     assert found.value == pytest.approx(0.4, abs=0.05)
-    assert ratio([1.0], [2.0, 3.0]) is None
+    assert ratio(trials(cell(), [1.0]), theirs, lambda trial: trial.net_ms) is None
+
+
+def test_a_side_that_fails_often_is_not_judged_by_what_survived():
+    sure, flaky = trials(cell(), [50.0] * 40), trials(cell(), [10.0] * 15, failures=25)
+    assert ratio(flaky, sure, lambda trial: trial.net_ms) is None, "more than half of it never recovered"
+    some = ratio(trials(cell(), [float(ms) for ms in range(20)], failures=15), sure, lambda trial: trial.net_ms)
+    assert some is not None
+    assert some.value == pytest.approx(17 / 50)
+    assert some.high == float("inf")
 
 
 def test_a_row_counts_failures_and_takes_off_what_is_not_recovery():

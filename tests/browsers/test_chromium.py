@@ -73,6 +73,38 @@ def test_every_end_of_the_gpu_process_is_reported_and_none_that_comes_with_the_e
     asyncio.run(scenario())
 
 
+def test_browser_whose_page_hung_when_it_was_stopped_shows_pages_when_it_is_started_again(chromium):
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            await driver.open(blank(), deadline=DEADLINE)
+            await driver.evaluate("void setTimeout(() => { for (;;); })", deadline=DEADLINE)
+            assert not await driver.page_runs(deadline=0.2)
+            await driver.stop(deadline=DEADLINE)
+            await driver.start(deadline=DEADLINE)
+            await driver.open(blank(), deadline=DEADLINE)
+            assert await driver.page_runs(deadline=DEADLINE)
+
+    asyncio.run(scenario())
+
+
+def test_page_that_was_only_busy_or_waits_for_something_is_replaced_like_any_other(chromium):
+    async def scenario() -> None:
+        async with running(chromium) as driver:
+            await driver.open(blank(), deadline=DEADLINE)
+            await driver.evaluate(
+                "void setTimeout(() => { const t = Date.now(); while (Date.now() - t < 400); })", deadline=DEADLINE
+            )
+            assert not await driver.page_runs(deadline=0.1)
+            assert await driver.page_runs(deadline=DEADLINE)
+            with pytest.raises(BrowserError, match="not answered within"):
+                await driver.evaluate("new Promise(() => {})", deadline=0.1)
+            before = [psutil.Process(pid) for pid in await driver.page_processes(deadline=DEADLINE)]
+            await driver.open(blank(), deadline=DEADLINE)
+            assert living(before), "its process was killed"
+
+    asyncio.run(scenario())
+
+
 def test_page_that_cannot_crash_when_told_to_is_killed(chromium):
     async def scenario() -> None:
         async with running(chromium) as driver:
@@ -100,15 +132,16 @@ def test_page_that_loops_without_end_is_gone_before_the_next_one_is_there(chromi
     asyncio.run(scenario())
 
 
-def test_page_that_left_its_driver_without_an_answer_is_not_asked_to_close(chromium, monkeypatch):
+def test_page_that_does_not_run_is_not_asked_to_close(chromium, monkeypatch):
     monkeypatch.setattr("pytest_webaccel.browsers.chromium._CLOSE_S", 3 * DEADLINE)
 
     async def scenario() -> None:
         async with running(chromium) as driver:
             await driver.open(blank(), deadline=DEADLINE)
             before = [psutil.Process(pid) for pid in await driver.page_processes(deadline=DEADLINE)]
-            with pytest.raises(BrowserError, match="not answered within"):
-                await driver.evaluate("for (;;);", deadline=0.2)
+            assert await driver.page_runs(deadline=DEADLINE)
+            await driver.evaluate("void setTimeout(() => { for (;;); })", deadline=DEADLINE)
+            assert not await driver.page_runs(deadline=0.2)
             begun = time.monotonic()
             await driver.open(blank(), deadline=DEADLINE)
             assert time.monotonic() - begun < 0.4, "left alone, a page that hangs closes after half a second"

@@ -69,6 +69,23 @@ def test_a_page_that_is_known_to_hang_costs_a_reconnect_no_time():
     live(body)
 
 
+def test_a_page_that_was_only_busy_is_not_taken_for_one_that_hangs():
+    async def body(house):
+        async with house.lease(CPU) as lease:
+            station = lease.lane.here
+            await station.driver.stop_page(deadline=1)
+            with pytest.raises(TimeoutError):
+                await station.channel.round_trip(deadline=1)
+            station.driver.resume_page()
+            await station.channel.round_trip(deadline=1)  # it speaks again
+            station.channel.link.stall()
+            station.channel.damaged(hushed(station))
+            await station.reconnect(deadline=10)
+            assert await ask(lease) == ANSWER
+
+    live(body)
+
+
 def test_a_page_that_runs_behind_a_stalled_connection_comes_back_on_another():
     async def body(house):
         async with house.lease(CPU) as lease:

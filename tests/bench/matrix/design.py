@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.terms import ProbeResult
 
-__all__ = ["MAIN", "TWO_FAULTS", "Arm", "Cell", "Counts", "Excluded", "Trial", "blocks", "cells", "chosen", "counts"]
+__all__ = [
+    "MAIN",
+    "PEER_FAULTS",
+    "TWO_FAULTS",
+    "Arm",
+    "Cell",
+    "Counts",
+    "Excluded",
+    "Trial",
+    "blocks",
+    "cells",
+    "chosen",
+    "counts",
+]
 
 #: Fault of the cells in which a fault strikes, and strikes again where recovery has just mended the lane.
 TWO_FAULTS = "two_faults"
@@ -55,7 +68,7 @@ class Arm:
 
 
 #: Faults of which each of Playwright's arms can suffer what a user of Playwright can.
-_PEER_FAULTS: Mapping[str, frozenset[str]] = {
+PEER_FAULTS: Mapping[str, frozenset[str]] = {
     Arm.RERUN: frozenset(
         {
             *map(str, (Fault.CONNECTION_LOST, Fault.CONNECTION_STALLED, Fault.PAGE_CRASH, Fault.PAGE_RELOAD)),
@@ -135,7 +148,10 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counts:
-    """How often: ``n`` each cell of ours, ``main`` those of the main claims, ``peers``, whole ``sessions``."""
+    """How often: ``n`` each cell of ours, ``main`` those of the main claims, ``peers``, whole ``sessions``.
+
+    Peers beside the one that is compared with, a new page and whole sessions, are tried ``sessions`` times.
+    """
 
     n: int = 100
     main: int = 381
@@ -225,7 +241,7 @@ def _peers(fault: str, lane: str, point: str) -> Iterator[Cell | Excluded]:
     if not lane.startswith(f"{Browser.CHROMIUM}:"):
         yield Excluded(Arm.RERUN, fault, lane, "the peers run on Chromium, the browser that Playwright drives best")
         return
-    if fault in _PEER_FAULTS[Arm.RERUN]:
+    if fault in PEER_FAULTS[Arm.RERUN]:
         yield Cell(Arm.RERUN, fault, lane, point)
         if fault in _ENDS_BROWSER:
             yield Excluded(Arm.NEW_PAGE, fault, lane, "no browser is left to open another page in")
@@ -234,7 +250,7 @@ def _peers(fault: str, lane: str, point: str) -> Iterator[Cell | Excluded]:
     else:
         yield Excluded(Arm.RERUN, fault, lane, _PEER_REASONS.get(fault, _NETWORK))
     for arm in Arm.SESSIONS:
-        if fault in _PEER_FAULTS[arm]:
+        if fault in PEER_FAULTS[arm]:
             yield Cell(arm, fault, lane, point)
 
 
@@ -251,7 +267,7 @@ def counts(found: Sequence[Cell], wanted: Counts) -> dict[Cell, int]:
 
 
 def _count(cell: Cell, wanted: Counts) -> int:
-    if cell.strategy in Arm.SESSIONS:
+    if cell.strategy in {*Arm.SESSIONS, Arm.NEW_PAGE}:
         return wanted.sessions
     if cell.strategy in {*Arm.PLAYWRIGHT, Arm.WORKER_RESTART}:
         return wanted.peers

@@ -30,8 +30,9 @@ _OLDER_FAULTS = (
 )
 
 _FULL = (
-    *("fault", "lane", "strategy", "spare", "n", "recovered", "success_low", "net_p50_ms", "net_low_ms", "net_high_ms"),
-    *("p50_ms", "p95_ms", "p99_ms", "cpu_ms", "memory_bytes", "attempts", "in_force", "censored", "void", "rungs"),
+    *("fault", "lane", "strategy", "spare", "n", "recovered", "success_low", "success_high"),
+    *("net_p50_ms", "net_low_ms", "net_high_ms", "p50_ms", "p95_ms", "p99_ms", "detect_p50_ms"),
+    *("cpu_ms", "memory_bytes", "attempts", "in_force", "censored", "void", "rungs"),
 )
 #: Title of each kind of target, with whether it was met, and whether the interval leaves no doubt of that.
 _SORTED = (
@@ -56,8 +57,9 @@ _COLD_WORDS = (
 )
 _OLDER_WORDS = (
     "**Beside the table that an older system of the same aim published.** No measurement stood behind its "
-    "figures. Success and median time to recover; ours for `coordinated` are with a warm spare (two for two faults), "
-    "and `two_faults` stands for its multiple failures."
+    "figures. Success and median time to recover, ours net and, in brackets, whole: with the request's own time, and "
+    "with the deadline by which a hang is seen (1 s for `component_timeout`). Ours for `coordinated` are with a warm "
+    "spare (two for two faults). `two_faults` stands for its multiple failures."
 )
 _SESSION_WORDS = (
     "**Peers as they come.** pytest-playwright with pytest-rerunfailures, and pytest-xdist: the test that was "
@@ -67,7 +69,10 @@ _PHASE_WORDS = "**Where the time goes** with a warm spare, in ms at the median."
 _CELL_WORDS = (
     "**Every cell.** `net` is the time from the fault to the right answer, less the request's own undisturbed "
     "time and, where only a deadline sees the fault, that deadline; `p50` to `p99` are the whole time. A trial "
-    "that failed counts as longer than every other, so a percentile among failures is empty. `in_force`: "
+    "that failed counts as longer than every other, so a percentile among failures is empty. `success_low`, "
+    "`success_high`: Wilson's 95 % interval. `detect_p50_ms`: from the fault to the damage seen. `cpu_ms`: what "
+    "browsers and the worker used from fault to answer. `memory_bytes`: what browsers then held beyond what they held "
+    "before, so at least that much was needed. Both are empty where nobody measured them. `in_force`: "
     "trials whose rungs are those of the strategy named. `void`: the fault was not caused, or did nothing."
 )
 
@@ -129,6 +134,8 @@ def _found(one: Mapping[str, Any]) -> str:
 def _peer(rows: Sequence[Mapping[str, Any]], results: Sequence[Result]) -> Iterator[list[Any]]:
     medians = {(row["strategy"], row["fault"], row["lane"], row["spare"]): row["net_p50_ms"] for row in rows}
     for (fault, lane), one in compare(results, Strategy.COORDINATED, Arm.RERUN, spare=True).items():
+        if one is None:
+            continue
         ours = medians[Strategy.COORDINATED, fault, lane, True]
         theirs = medians[Arm.RERUN, fault, lane, False]
         yield [fault, lane, ours, theirs, one.value, f"{one.low:.3f} to {one.high:.3f}"]
@@ -155,7 +162,9 @@ def _measured(rows: Sequence[Mapping[str, Any]], strategy: str, fault: str) -> s
     if not found:
         return "not measured"
     row = found[0]
-    time = "more than half failed" if row["net_p50_ms"] is None else f"{row['net_p50_ms']:.0f} ms"
+    time = "more than half failed"
+    if row["net_p50_ms"] is not None:
+        time = f"{row['net_p50_ms']:.0f} ms ({row['p50_ms']:.0f} ms)"
     return f"{row['success']:.1%} / {time} ({row['recovered']} of {row['n']})"
 
 

@@ -125,6 +125,9 @@ class Ours:
         trial: Trial, row: RecoveryRow, contradiction: str, problem: Exception | None, *, variant: str
     ) -> Result:
         outcome, detail = (RECOVERED, row.detail) if row.outcome == RECOVERED else (FAILED, row.detail)
+        asked = (trial.cell.strategy, trial.cell.spare)
+        if (row.strategy, row.spare) != asked:
+            outcome, detail = VOID, f"strategy {row.strategy}, spare {row.spare}, where {asked} was asked for"
         if isinstance(problem, FaultError):
             outcome, detail = VOID, str(problem)
         elif contradiction:
@@ -134,7 +137,7 @@ class Ours:
             outcome=outcome,
             total_ms=row.total_ms,
             undisturbed_ms=row.undisturbed_ms,
-            deadline_ms=min(PATIENCE_S * 1000, row.detect_ms) if variant in SILENT else 0.0,
+            deadline_ms=min(PATIENCE_S * 1000, row.detect_ms) if row.fault in SILENT else 0.0,
             detect_ms=row.detect_ms,
             reassign_ms=row.reassign_ms,
             load_ms=row.load_ms,
@@ -148,7 +151,7 @@ class Ours:
             memory_bytes=row.memory_bytes,
             rungs=row.rungs,
             symptom=row.symptom,
-            variant=variant,
+            variant=row.kind or variant,
             detail=detail[:300],
             evidence=str(row.evidence),
             budget_ms=BUDGET_S * 1000,

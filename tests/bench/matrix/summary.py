@@ -7,7 +7,6 @@ falls among failures is None. Times of ours and of peers are what is left after 
 from __future__ import annotations
 
 import dataclasses
-import math
 import statistics
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,12 @@ import numpy as np
 
 from pytest_webaccel.pool.lives import NEW_WORKER
 from pytest_webaccel.recovery.rungs import LADDER, Step
-from pytest_webaccel.report.statistics import Interval, wilson
+from pytest_webaccel.report.statistics import (
+    censored_median_interval,
+    censored_percentile,
+    resampled_medians,
+    wilson,
+)
 from pytest_webaccel.terms import Fault, Strategy, Symptom
 from tests.bench.matrix.design import Arm
 from tests.bench.matrix.state import VOID
@@ -27,9 +31,8 @@ if TYPE_CHECKING:
     from tests.bench.matrix.design import Cell
     from tests.bench.matrix.state import Result
 
-__all__ = ["Ratio", "by_cell", "censored_percentile", "in_force", "median_interval", "ratio", "row", "rows"]
+__all__ = ["Ratio", "by_cell", "in_force", "ratio", "row", "rows"]
 
-_RESAMPLES = 2000
 #: Tries under which a percentile says nothing of its own: one in twenty, one in a hundred.
 _N_P95, _N_P99 = 20, 100
 
@@ -44,35 +47,6 @@ def by_cell(results: Sequence[Result]) -> dict[Cell, list[Result]]:
     return dict(sorted(found.items(), key=lambda item: (item[0].fault, item[0].lane, order[item[0].strategy], item[0])))
 
 
-def censored_percentile(values: Sequence[float], failures: int, q: float) -> float | None:
-    """Return the ``q``-th percentile of ``values`` and of ``failures`` that would have come after all of them."""
-    whole = [*values, *[math.inf] * failures]
-    if not whole:
-        return None
-    ordered = sorted(whole)
-    position = (len(ordered) - 1) * q / 100.0
-    below, above = ordered[math.floor(position)], ordered[math.ceil(position)]
-    if math.isinf(above):
-        return None
-    return below + (above - below) * (position - math.floor(position))
-
-
-def _resampled_medians(values: Sequence[float], failures: int, seed: int) -> np.ndarray[Any, Any]:
-    whole = np.array([*sorted(values), *[np.inf] * failures])
-    chance = np.random.default_rng(seed)
-    drawn = np.sort(whole[chance.integers(0, len(whole), size=(_RESAMPLES, len(whole)))], axis=1)
-    lower, upper = drawn[:, (len(whole) - 1) // 2], drawn[:, len(whole) // 2]
-    return np.where(np.isinf(upper), np.inf, (np.where(np.isinf(lower), 0.0, lower) + upper) / 2)
-
-
-def median_interval(values: Sequence[float], failures: int = 0, seed: int = 0) -> Interval | None:
-    """Return the 95 % percentile-bootstrap interval of the median; None where it is open or there are too few."""
-    if len(values) < 2:
-        return None
-    low, high = np.quantile(_resampled_medians(values, failures, seed), (0.025, 0.975), method="nearest")
-    return Interval(float(low), float(high)) if np.isfinite(high) else None
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ratio:
     """A median over another's, with the 95 % bootstrap interval; below 1: the first is faster."""
@@ -82,14 +56,24 @@ class Ratio:
     high: float
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Ratio | None:
-    """Return how the median of ``ours`` stands to that of ``theirs``; None under two values each."""
-    if min(len(ours), len(theirs)) < 2 or statistics.median(theirs) <= 0:
+def ratio(
+    ours: Sequence[Result], theirs: Sequence[Result], of: Callable[[Result], float], seed: int = 0
+) -> Ratio | None:
+    """Return how the median of ``of`` over ``ours`` stands to that over ``theirs``; failures count as longest of all.
+
+    None under two recovered trials on either side, or where half of either failed.
+    """
+    samples = [
+        ([of(one) for one in side if one.recovered], sum(not one.recovered for one in side)) for side in (ours, theirs)
+    ]
+    middles = [censored_percentile(values, failures, 50) for values, failures in samples]
+    if min(len(values) for values, _ in samples) < 2 or middles[0] is None or not middles[1]:
         return None
-    upper, lower = _resampled_medians(ours, 0, seed), _resampled_medians(theirs, 0, seed + 1)
-    drawn = upper / np.maximum(lower, 1e-9)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Ratio(statistics.median(ours) / statistics.median(theirs), float(low), float(high))
+    upper, lower = (resampled_medians(*sample, seed + number) for number, sample in enumerate(samples))
+    with np.errstate(invalid="ignore"):
+        drawn = np.where(np.isinf(lower), 0.0, upper / np.maximum(lower, 1e-9))
+    low, high = np.quantile(np.where(np.isinf(upper), np.inf, drawn), (0.025, 0.975), method="nearest")
+    return Ratio(middles[0] / middles[1], float(low), float(high))
 
 
 def in_force(result: Result) -> bool:
@@ -142,8 +126,8 @@ def row(cell: Cell, trials: Sequence[Result], voids: int = 0) -> dict[str, Any]:
         return statistics.median(getattr(trial, name) for trial in good) if good else None
 
     total = [trial.total_ms for trial in good]
-    interval = median_interval(total, failures)
-    net = median_interval([trial.net_ms for trial in good], failures)
+    interval = censored_median_interval(total, failures)
+    net = censored_median_interval([trial.net_ms for trial in good], failures)
     rungs = Counter(trial.rungs or "none" for trial in trials).most_common(3)
     return {
         "strategy": cell.strategy,
@@ -175,8 +159,9 @@ def row(cell: Cell, trials: Sequence[Result], voids: int = 0) -> dict[str, Any]:
         "duplicated": sum(trial.duplicated for trial in trials),
         "lost": sum(trial.lost for trial in trials),
         "wrong": sum(trial.wrong for trial in trials),
-        "cpu_ms": middle("cpu_ms"),
-        "memory_bytes": middle("memory_bytes"),
+        # Only our own recoveries are accounted for, and not those that end the process which would do it.
+        "cpu_ms": middle("cpu_ms") if any(trial.cpu_ms for trial in good) else None,
+        "memory_bytes": middle("memory_bytes") if any(trial.cpu_ms for trial in good) else None,
         "rungs": "; ".join(f"{name} x{count}" for name, count in rungs),
         "in_force": sum(in_force(trial) for trial in trials) if cell.strategy != Arm.COLD else None,
         "censored": failures,

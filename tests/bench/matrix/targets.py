@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.terms import Fault, Strategy
-from tests.bench.matrix.design import MAIN, TWO_FAULTS, Arm
+from tests.bench.matrix.design import MAIN, PEER_FAULTS, TWO_FAULTS, Arm
 from tests.bench.matrix.summary import Ratio, by_cell, ratio
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ LIMITS_MS: Mapping[str, float] = {
     TWO_FAULTS: 300.0,
 }
 LEAST_RUNS = 381
+LEAST_TRIALS = 100
 SUCCESS_LOW = 0.99
 COLD_RATIO = 1.2
 PEER_RATIO = 0.4
@@ -45,17 +46,17 @@ class Target:
     shown: bool = True
 
 
-def compare(results: Sequence[Result], ours: Strategy, theirs: str, *, spare: bool) -> dict[tuple[str, str], Ratio]:
-    """Return the ratio of net medians of two arms, by fault and lane."""
+def compare(
+    results: Sequence[Result], ours: Strategy, theirs: str, *, spare: bool
+) -> dict[tuple[str, str], Ratio | None]:
+    """Return the ratio of net medians of two arms, by fault and lane; None where too little was measured."""
     groups = by_cell(results)
-    found = {}
+    found: dict[tuple[str, str], Ratio | None] = {}
     for cell, trials in groups.items():
         if (cell.strategy, cell.spare) != (ours, spare):
             continue
         other = _find(groups, theirs, cell.fault, cell.lane, spare=False)
-        one = ratio(_net(trials), _net(other))
-        if one is not None:
-            found[cell.fault, cell.lane] = one
+        found[cell.fault, cell.lane] = ratio(trials, other, _net)
     return found
 
 
@@ -67,6 +68,7 @@ def targets(results: Sequence[Result], rows: Sequence[Mapping[str, Any]]) -> lis
         *_cold(results),
         *_against_peer(results),
         *_progressive(results),
+        *_often(rows),
         *_proved(rows),
         *_clean(rows),
     ]
@@ -81,8 +83,8 @@ def _find(groups: Mapping[Cell, list[Result]], arm: str, fault: str, lane: str, 
     ]
 
 
-def _net(trials: Sequence[Result]) -> list[float]:
-    return [trial.net_ms for trial in trials if trial.recovered]
+def _net(trial: Result) -> float:
+    return trial.net_ms
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], strategy: str, fault: str, *, spare: bool) -> list[Mapping[str, Any]]:
@@ -127,21 +129,22 @@ def _cold(results: Sequence[Result]) -> Iterator[Target]:
         if cell.strategy != Strategy.COORDINATED or cell.spare or cell.fault == Fault.WORKER_CRASH:
             continue
         cold = [
-            trial.total_ms
+            trial
             for (yard, those) in groups.items()
             if (yard.strategy, yard.lane) == (Arm.COLD, cell.lane)
             for trial in those
-            if trial.recovered
         ]
         yield _ratio_target(
             f"coordinated without a spare after {cell.fault} on {cell.lane}, against a bare cold start there",
             COLD_RATIO,
-            ratio(_net(trials), cold),
+            ratio(trials, cold, _net),
         )
 
 
 def _against_peer(results: Sequence[Result]) -> Iterator[Target]:
     for (fault, lane), one in compare(results, Strategy.COORDINATED, Arm.RERUN, spare=True).items():
+        if fault not in PEER_FAULTS[Arm.RERUN]:
+            continue
         yield _ratio_target(f"coordinated after {fault} on {lane}, against playwright_rerun", PEER_RATIO, one)
 
 
@@ -166,6 +169,15 @@ def _proved(rows: Sequence[Mapping[str, Any]]) -> Iterator[Target]:
         proved, n = sum(row["in_force"] for row in ours), sum(row["n"] for row in ours)
         told = f"{proved} of {n}" + (f"; not in: {', '.join(odd[:8])}" if odd else "")
         yield Target("the strategy named was the one in force", "every trial", told, proved == n)
+
+
+def _often(rows: Sequence[Mapping[str, Any]]) -> Iterator[Target]:
+    """Yield whether every cell was tried often enough; peers as they come are counted in sessions, and left out."""
+    counted = [row for row in rows if row["strategy"] not in {*Arm.SESSIONS, Arm.NEW_PAGE}]
+    if counted:
+        few = [row for row in counted if row["n"] < LEAST_TRIALS]
+        told = f"{len(counted) - len(few)} of {len(counted)} cells"
+        yield Target("trials of each cell", f"n >= {LEAST_TRIALS}", told, not few)
 
 
 def _clean(rows: Sequence[Mapping[str, Any]]) -> Iterator[Target]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_webaccel.app.asking import ask, bound, checked_ms
+from pytest_webaccel.asking import ask, bound, checked_ms
 from pytest_webaccel.errors import ConfigurationError
 
 

@@ -1,4 +1,4 @@
-"""Asking whether an app is healthy, again and again, until a deadline that a hung page cannot outlast."""
+"""Asking whether something is healthy, again and again, until a deadline that a hung page cannot outlast."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def checked_ms(within_ms: object) -> float:
 
 
 def ask(
-    predicate: Callable[[], object], *, until: float, clock: Callable[[], float], pause: Callable[[], None]
+    predicate: Callable[[], object], *, until: float, clock: Callable[[], float], pause: Callable[[], object]
 ) -> Answer:
     """Ask ``predicate`` at least once, and again until it is true or ``until`` passed on ``clock``, in seconds.
 
