@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pytest_webaccel.errors import ConfigurationError, FaultError
 from pytest_webaccel.faults import INJECTORS
@@ -46,9 +46,9 @@ _POINTS = sorted(set(FaultPoint) - {FaultPoint.MID_LOAD})
 class ChaosMachine(RuleBasedStateMachine):
     """One lane at a time is leased, loaded, run, broken and released.
 
-    Held: every answer is right (against ``expect``, or onnxruntime on the CPU, or the lane's first answer); no
-    request is run twice; after a release the lane is whole. Subclass it to add rules; :func:`run_chaos` fills in
-    the class attributes.
+    Held: every answer is right (against ``expect``, or onnxruntime on the CPU where it is installed); no request is
+    run twice, and no model that was loaded is lost by a recovery; after a release the lane is whole. Subclass it to add
+    rules; :func:`run_chaos` fills in the class attributes.
     """
 
     pool: PoolFace
@@ -123,6 +123,13 @@ class ChaosMachine(RuleBasedStateMachine):
         self._broken = False
         (after,) = [entry for entry in self.pool.statistics() if entry["lane"] == name]
         assert after["state"] == LaneState.READY, f"lane {name} is {after['state']} after its lease"
+
+    @invariant()
+    def nothing_is_done_twice_or_lost(self) -> None:
+        """Hold what every lane counts of itself."""
+        for entry in self.pool.statistics():
+            counts = {name: entry[name] for name in ("duplicated", "lost")}
+            assert not any(counts.values()), f"lane {entry['lane']}: {counts}"
 
     def teardown(self) -> None:
         """End what a schedule left open."""

@@ -40,6 +40,8 @@ def conclude(config: pytest.Config, recorder: Recorder, exit_status: int) -> tup
         return [], messages
     if message := recorder.nothing_accelerated(narrowed=_narrowed(config)):
         messages.append(message)
+    if message := recorder.nobody_suffers():
+        messages.append(message)
     status = 1 if messages and exit_status in {0, 5} else exit_status
     stored = report = None
     if settings.db is not None:

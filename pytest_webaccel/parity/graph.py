@@ -3,7 +3,8 @@
 A cut lies between two steps. What crosses it are the tensors that were made before it and are used after it; a part
 between two cuts is a model of its own, fed with what crosses the first and answering what crosses the second. What
 depends on no input of the model (weights, ``Constant`` nodes, and what is computed from them alone) belongs to no
-step: each part takes along what it uses of it, so that an engine sees constants where the whole model has them.
+step: each part takes along what it uses of it, so that an engine sees constants where the whole model has them. For
+the same reason what depends on nothing but shapes enters a part as a constant: a shape, an axis, a size.
 """
 
 from __future__ import annotations
@@ -24,22 +25,29 @@ __all__ = ["Graph", "used_by"]
 
 #: Domains whose nodes are ONNX's own, by either of its names.
 _OWN = frozenset({"", "ai.onnx"})
+#: What asks a tensor for its shape alone.
+_SHAPES = frozenset({"Shape", "Size"})
 #: What draws its values: a part of it, run by itself, need not answer what the whole does.
-_DRAWING = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"})
+_DRAWING = frozenset(
+    {"Bernoulli", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial"}
+)
 
 
 class Graph:
     """The graph of ``model``, which must be whole: no weights in other files.
 
-    ``steps`` are the nodes that depend on an input, in an order in which they can run. Raises ModelError for a graph
-    with a cycle, or that uses what nothing makes.
+    ``steps`` are the nodes that depend on an input, in an order in which they can run; with ``every``, all nodes are,
+    weights alone are constants. ``fed`` names inputs that are fed though the file has a value for them. Raises
+    ModelError for a graph with a cycle, or that uses what nothing makes.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, *, every: bool = False, fed: Collection[str] = ()) -> None:
         self.model = model
         graph = model.graph
-        self.weights = {tensor.name: tensor for tensor in graph.initializer}
-        self._sparse = {tensor.values.name: tensor for tensor in graph.sparse_initializer}
+        self.weights = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in fed}
+        self._sparse = {
+            tensor.values.name: tensor for tensor in graph.sparse_initializer if tensor.values.name not in fed
+        }
         fixed = {*self.weights, *self._sparse}
         self.inputs = tuple(value.name for value in graph.input if value.name not in fixed)
         self.outputs = tuple(value.name for value in graph.output)
@@ -47,7 +55,7 @@ class Graph:
         self._constant: dict[str, NodeProto] = {}
         steps: list[NodeProto] = []
         for node in ordered:
-            if all(name in fixed for name in used_by(node)) and not draws(node):
+            if not every and all(name in fixed for name in used_by(node)) and not draws(node):
                 fixed.update(node.output)
                 self._constant.update((name, node) for name in node.output if name)
             else:
@@ -57,6 +65,7 @@ class Graph:
         self._place = {id(node): place for place, node in enumerate(ordered)}
         self._made = {name: step for step, node in enumerate(steps) for name in node.output if name}
         self._last = self._last_uses()
+        self._shapely = self._of_shapes()
 
     def __len__(self) -> int:
         """Return how many steps there are."""
@@ -74,11 +83,22 @@ class Graph:
         return tuple(made)
 
     def entering(self, steps: Iterable[int]) -> tuple[str, ...]:
-        """Return what ``steps`` use that neither they make nor is constant, in order of first use."""
+        """Return what ``steps`` use that they do not make, that is no constant and tells of no shape alone.
+
+        In order of first use.
+        """
         chosen = sorted(steps)
         made = {name for step in chosen for name in self.steps[step].output}
         used = (name for step in chosen for name in used_by(self.steps[step]))
-        return tuple(dict.fromkeys(name for name in used if name not in made and name not in self.fixed))
+        known = self.fixed | self._shapely
+        return tuple(dict.fromkeys(name for name in used if name not in made and name not in known))
+
+    def shapes_entering(self, steps: Iterable[int]) -> tuple[str, ...]:
+        """Return what ``steps`` use that tells of shapes alone and that they do not make: a constant in their part."""
+        chosen = sorted(steps)
+        made = {name for step in chosen for name in self.steps[step].output}
+        used = (name for step in chosen for name in used_by(self.steps[step]))
+        return tuple(dict.fromkeys(name for name in used if name in self._shapely and name not in made))
 
     def leaving(self, steps: Iterable[int]) -> tuple[str, ...]:
         """Return what ``steps`` make that later or other steps use, or the model answers."""
@@ -100,9 +120,9 @@ class Graph:
     def part(self, steps: Sequence[int], outputs: Sequence[str], values: Mapping[str, NDArray[Any]]) -> ModelProto:
         """Return ``steps`` as a model that answers ``outputs``.
 
-        ``values`` gives dtype and shape of what enters and leaves it, by name.
+        ``values`` gives what enters and leaves it, by name: dtype and shape, and of what tells of shapes the value.
         """
-        from onnx import helper
+        from onnx import helper, numpy_helper
 
         nodes = [self.steps[step] for step in steps]
         needed = self._needed(nodes, outputs)
@@ -113,7 +133,10 @@ class Graph:
             f"{self.model.graph.name or 'graph'}_part",
             [_value(name, values[name]) for name in self.entering(steps)],
             [_value(name, values[name]) for name in outputs],
-            [self.weights[name] for name in self.weights if name in needed],
+            [
+                *(self.weights[name] for name in self.weights if name in needed),
+                *(numpy_helper.from_array(values[name], name) for name in self.shapes_entering(steps)),
+            ],
             sparse_initializer=[self._sparse[name] for name in self._sparse if name in needed],
         )
         return self._model_of(graph)
@@ -150,10 +173,20 @@ class Graph:
             graph,
             opset_imports=list(self.model.opset_import),
             functions=list(self.model.functions),
-            ir_version=self.model.ir_version,
+            ir_version=max(self.model.ir_version, 4),  # before that, weights had to be inputs too
         )
         model.producer_name = "pytest-webaccel"
         return model
+
+    def _of_shapes(self) -> frozenset[str]:
+        found: set[str] = set()
+        for node in self.steps:
+            told = node.op_type in _SHAPES and node.domain in _OWN
+            names = used_by(node)
+            known = all(name in self.fixed or name in found for name in names)
+            if told or (known and not draws(node) and any(name in found for name in names)):
+                found.update(name for name in node.output if name)
+        return frozenset(found)
 
     def _last_uses(self) -> dict[str, int]:
         last: dict[str, int] = {}
@@ -165,7 +198,8 @@ class Graph:
 
 def draws(node: NodeProto) -> bool:
     """Whether a node draws random values."""
-    return node.op_type in _DRAWING and node.domain in _OWN
+    training = node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2])
+    return node.domain in _OWN and (node.op_type in _DRAWING or training)
 
 
 def used_by(node: NodeProto) -> tuple[str, ...]:

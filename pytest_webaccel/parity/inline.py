@@ -23,8 +23,9 @@ def inlined(data: bytes, feeds: Mapping[str, NDArray[Any]], reference: Runner) -
     import onnx
 
     model = onnx.load_from_string(data)
-    whole = not model.functions
-    if model.functions:
+    called = {(function.domain, function.name) for function in model.functions}
+    whole = not any((node.domain, node.op_type) in called for node in model.graph.node)
+    if not whole:
         from onnx import inliner
 
         model = inliner.inline_local_functions(model)
@@ -62,8 +63,9 @@ def _put_in_place(graph: GraphProto, choice: NodeProto, *, taken: bool) -> None:
     wanted = "then_branch" if taken else "else_branch"
     (branch,) = [attribute.g for attribute in choice.attribute if attribute.name == wanted]
     place = list(graph.node).index(choice)
-    prefix = f"{choice.name or choice.output[0]}/"
+    prefix = f"{next(name for name in choice.output if name)}/"  # names of outputs are unique, those of nodes need not
     own = {name for node in branch.node for name in node.output} | {tensor.name for tensor in branch.initializer}
+    own |= {tensor.values.name for tensor in branch.sparse_initializer}
     names = {name: f"{prefix}{name}" for name in own if name}
     body = []
     for node in branch.node:
@@ -74,6 +76,9 @@ def _put_in_place(graph: GraphProto, choice: NodeProto, *, taken: bool) -> None:
     for tensor in branch.initializer:
         graph.initializer.add().CopyFrom(tensor)
         graph.initializer[-1].name = names[tensor.name]
+    for sparse in branch.sparse_initializer:
+        graph.sparse_initializer.add().CopyFrom(sparse)
+        graph.sparse_initializer[-1].values.name = names[sparse.values.name]
     # A branch may answer with what it did not make, so each output is named anew rather than what makes it.
     body += [
         helper.make_node("Identity", [names.get(inner.name, inner.name)], [outer])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pytest_webaccel.errors import LaneUnavailableError
+from pytest_webaccel.pool.undoing import load_again
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -108,7 +110,9 @@ class LaneContender(Generic[T]):
 
     async def load_models(self, *, deadline: float) -> None:
         """Load what the lane must hold."""
-        await self._lane.holdings.fill(self.here, deadline=deadline)
+        begin = functools.partial(self._lane.around.transaction, "repair", self.name)
+        stays = self.here is self._present
+        await load_again(begin, self._lane.holdings, self.here, deadline=deadline, stays=stays)
 
     def repair_in_background(self) -> None:
         """Do nothing yet: the repairs begin when this contender has won."""

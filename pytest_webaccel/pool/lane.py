@@ -6,6 +6,7 @@ It is what the recovery engine repairs (:class:`~pytest_webaccel.recovery.conduc
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_webaccel.errors import LaneUnavailableError, WebAccelError
 from pytest_webaccel.pool.holdings import Holdings
 from pytest_webaccel.pool.spares import Spares
+from pytest_webaccel.pool.undoing import load_again
 from pytest_webaccel.recovery.breaker import Backoff, Breakers
 from pytest_webaccel.recovery.engine import Survey
 from pytest_webaccel.terms import Damage, Lane, LaneState, OrtBuild, ProbeResult
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.station import Station
+    from pytest_webaccel.recovery.journal import TransactionScope
 
 __all__ = ["MOVES", "LiveLane", "Neighbourhood"]
 
@@ -67,6 +70,10 @@ class Neighbourhood(Protocol):
         """Return the driver of every browser that runs in this pool."""
         ...
 
+    def transaction(self, kind: str, name: Lane) -> TransactionScope:
+        """Return the scope of a change of a lane that is no test's own: a repair, or a spare made ready."""
+        ...
+
 
 class LiveLane:
     """One lane of a worker's pool.
@@ -89,9 +96,13 @@ class LiveLane:
         self.station: Station | None = None
         self.guest: LiveLane | None = None
         self.holdings = Holdings()
-        self.spares = Spares(self.name, self.holdings, self.open_station, count=spares)
         self.around = around
-        self.counts = {"leases": 0, "requests": 0, "recoveries": 0, "starts": 0, "damages": 0}
+        begin = functools.partial(around.transaction, "spare", self.name)
+        self.spares = Spares(self.name, self.holdings, self.open_station, begin, count=spares)
+        self.counts = {
+            **dict.fromkeys(("leases", "requests", "recoveries", "starts", "damages"), 0),
+            **dict.fromkeys(("duplicated", "lost"), 0),  # what must never be: requests done twice, committed work gone
+        }
         self.in_use = asyncio.Lock()
         self._sparing = False
         self._distrusted = False
@@ -268,7 +279,8 @@ class LiveLane:
 
     async def load_models(self, *, deadline: float) -> None:
         """Load what the lane must hold."""
-        await self.holdings.fill(self.here, deadline=deadline)
+        begin = functools.partial(self.around.transaction, "repair", self.name)
+        await load_again(begin, self.holdings, self.here, deadline=deadline)
 
     def repair_in_background(self) -> None:
         """End what was replaced, start what is missing: another spare, or the browser that another stands in for."""

@@ -105,10 +105,13 @@ class Lease:
         self.lane.holdings.forget(model.key)
         if self.lane.guest is None and self.lane.station is None:
             return
-        here = self.lane.here
-        if (there := here.find(model)) is not None:
-            with contextlib.suppress(DamagedLaneError, BridgeError):
-                await here.drop(there, deadline=deadline)
+        if (there := self.lane.here.find(model)) is not None:
+            await self._dropped(there, deadline)
+
+    async def _dropped(self, model: LoadedModel, deadline: float) -> None:
+        """Have the page free a model; one that is broken has lost it, and the next load finds that out."""
+        with contextlib.suppress(DamagedLaneError, BridgeError):
+            await self.lane.here.drop(model, deadline=deadline)
 
     async def run(
         self,
@@ -148,6 +151,7 @@ class Lease:
             else:
                 reply = await self._answer(self._request(one))
         self._suspect = False
+        self._count(reply)
         self.lane.remember(model, one.arrays, one.outputs)
         return reply
 
@@ -156,11 +160,16 @@ class Lease:
         caused = self._take_caused()
         async with self.transaction("step"):
             if caused is not None:
-                return await self._after_cause(caused, one), caused
-            if plan is not None:
-                reply = await self._disturbed(plan, one)
-                return reply, self._stories[-1]
-            return await self._answer(self._request(one)), None
+                reply, story = await self._after_cause(caused, one), caused
+            elif plan is not None:
+                reply, story = await self._disturbed(plan, one), self._stories[-1]
+            else:
+                reply, story = await self._answer(self._request(one)), None
+        self._count(reply)
+        return reply, story
+
+    def _count(self, reply: Reply) -> None:
+        self.lane.counts["duplicated"] += max(reply.executions - 1, 0)
 
     def transaction(self, kind: str) -> TransactionScope:
         """Return the scope of one change that this lease undertakes."""
@@ -230,7 +239,9 @@ class Lease:
         if self.lane.counts["starts"] != starts and not self._stories:
             self._unplanned("unplanned_restart", "", 0.0)
         for story in self._stories:
-            self._record(story.row(self.terms, self.lane, whole=whole))
+            row = story.row(self.terms, self.lane, whole=whole)
+            self.lane.counts["lost"] += row.lost
+            self._record(row)
         self._stories.clear()
         self._caused = None
         # The page keeps its models, but repairs under a later lease need not bring this one's back: their
@@ -271,12 +282,12 @@ class Lease:
         """Load once undisturbed, drop the model, then cause the fault in the middle of loading it again."""
         story, injector = self._begun(plan, request.model_name)
         if (here := request.present()) is not None:
-            await self.lane.here.drop(here, deadline=request.deadline)
+            await self._dropped(here, request.deadline)
         begun = time.perf_counter()
         loaded = await self._answer(request.twin())
         story.undisturbed_ms = (time.perf_counter() - begun) * 1000
         await self.lane.spares.warm()
-        await self.lane.here.drop(loaded, deadline=request.deadline)
+        await self._dropped(loaded, request.deadline)
         story.spare = self.lane.spares.ready > 0
         self._stories.append(story)
         with told(story), contextlib.closing(request):

@@ -22,6 +22,7 @@ from pytest_webaccel.faults.device_lost import DeviceLost
 from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
 from pytest_webaccel.recovery.breaker import Breakers
+from pytest_webaccel.recovery.journal import Journal, TransactionScope
 from pytest_webaccel.terms import Browser, Evidence, Lane, LaneState, ProbeResult
 
 __all__ = ["DriverMaker", "Pool"]
@@ -37,7 +38,8 @@ class Pool:
 
     ``table`` is what the probe saw, ``ort`` the folder of onnxruntime-web and its version, ``spares``
     how many warm spares each lane keeps. ``on_spare`` is told what a lane's spare costs, once the first is
-    ready and again where one holds more models. ``seed`` is of the jitter of pauses and breakers,
+    ready and again where one holds more models. ``journal`` is told of repairs and of spares made
+    ready, ``seed`` is of the jitter of pauses and breakers,
     ``clock`` their monotonic time in seconds.
     """
 
@@ -50,9 +52,11 @@ class Pool:
         spares: int = 0,
         on_start: Callable[[LiveLane], None] = lambda lane: None,
         on_spare: Callable[[LiveLane, Usage], None] = lambda lane, usage: None,
+        journal: Journal | None = None,
         seed: int | str = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.journal = journal or Journal(lambda row: None, "", Evidence.FAKE)
         self._table = {probe.lane: probe for probe in table}
         self._make_driver = make_driver
         self._ort = ort
@@ -128,6 +132,10 @@ class Pool:
         if lane.state in {LaneState.BUSY, LaneState.RECOVERING}:
             lane.move(LaneState.READY)
         lane.in_use.release()
+
+    def transaction(self, kind: str, name: Lane) -> TransactionScope:
+        """Return the scope of a change of a lane that is no test's own: a repair, or a spare made ready."""
+        return self.journal.transaction(kind, name)
 
     def running(self) -> list[Driver]:
         """Return the driver of every browser that runs in this pool."""

@@ -207,7 +207,15 @@ class Load(Request["LoadedModel"]):
         return station.send_load(self._info, self._build, deadline=deadline, hold=hold)
 
     async def _answer(self, station: Station, request_id: int) -> LoadedModel:
-        loaded = await station.answer_load(self._info, self._build, request_id)
+        try:
+            loaded = await station.answer_load(self._info, self._build, request_id)
+        except ModelError as error:
+            # A model that this page has loaded before fails to load in it for another reason than what it is.
+            suspect = self.suspect or station.key(self._info, self._build) in station.once
+            if suspect and isinstance(error.__cause__, RemoteError):
+                damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
+                raise DamagedLaneError(damage, str(station.lane)) from error
+            raise
         self._lane.want(loaded)
         return loaded
 

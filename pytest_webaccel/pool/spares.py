@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.pool.holdings import Holdings
     from pytest_webaccel.pool.station import Station
+    from pytest_webaccel.recovery.journal import TransactionScope
     from pytest_webaccel.terms import Lane
 
 __all__ = ["Spares"]
@@ -25,11 +27,18 @@ _START_S = 60.0
 class Spares:
     """Keeps ``count`` spare stations; ``start`` makes a started one within a deadline in seconds.
 
-    ``trouble`` is why the last one could not be had.
+    Making one ready is a change of what ``begin`` begins; one that could not be made ready is ended. ``trouble`` is
+    why the last one could not be had.
     """
 
     def __init__(
-        self, lane: Lane, holdings: Holdings, start: Callable[[float], Awaitable[Station]], *, count: int
+        self,
+        lane: Lane,
+        holdings: Holdings,
+        start: Callable[[float], Awaitable[Station]],
+        begin: Callable[[], TransactionScope],
+        *,
+        count: int,
     ) -> None:
         self.count = count
         self.stations: list[Station] = []
@@ -38,6 +47,7 @@ class Spares:
         self._lane = lane
         self._holdings = holdings
         self._start = start
+        self._begin = begin
         self._turn = asyncio.Lock()
 
     @property
@@ -57,12 +67,27 @@ class Spares:
                 if not await station.healthy() and station in self.stations:
                     self.stations.remove(station)
                     await station.stop()
-            while len(self.stations) < max(self.count, 1):
-                self.stations.append(await self._start(deadline))
-            for station in list(self.stations):
-                await self._holdings.warm(station, deadline=deadline)
-                if self._warm(station):
-                    self.on_ready(station)
+            while len(self.stations) < max(self.count, 1) or not all(map(self._warm, self.stations)):
+                cold = next((station for station in self.stations if not self._warm(station)), None)
+                if not await self._ready_one(cold, deadline):
+                    return
+
+    async def _ready_one(self, station: Station | None, deadline: float) -> bool:
+        """Make ``station`` warm, or another; return whether it then is."""
+        async with self._begin() as change:
+            if station is None:
+                station = await self._start(deadline)
+                self.stations.append(station)
+            change.undo("making a spare ready", functools.partial(self._discard, station))
+            await self._holdings.warm(station, deadline=deadline)
+        if warm := self._warm(station):
+            self.on_ready(station)
+        return warm
+
+    async def _discard(self, station: Station) -> None:
+        if station in self.stations:
+            self.stations.remove(station)
+            await station.stop()
 
     async def warm(self) -> None:
         """Wait until all are ready, where the lane keeps any; what cannot be had is done without, and told."""

@@ -53,6 +53,7 @@ _NEVER = 86_400.0
 class Station:
     """One browser instance of a lane. Everything runs in the worker's loop.
 
+    ``loaded`` are the models that its page holds, ``once`` those that it has held, ``ran`` those that ran there.
     ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
     ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
     tells; elsewhere that end means nothing.
@@ -71,6 +72,7 @@ class Station:
         self.lane = lane
         self.driver = driver
         self.loaded: dict[str, LoadedModel] = {}
+        self.once: set[str] = set()
         self.ran: set[str] = set()
         self.stand_ins: dict[str, LoadedModel] = {}
         self.damages: list[Damage] = []
@@ -185,6 +187,7 @@ class Station:
         loaded = await self.unless_fatal(self.engine.answer_load(info, build, request_id, known=known))
         self._placements[key] = loaded.placement
         self.loaded[key] = loaded
+        self.once.add(key)
         return loaded
 
     def find(self, model: LoadedModel) -> LoadedModel | None:
@@ -344,6 +347,7 @@ class Station:
         self.loaded.clear()
         self.stand_ins.clear()
         self.ran.clear()
+        self.once.clear()
 
     async def _offer(self, paths: Sequence[Path], deadline: float) -> None:
         await self.driver.offer_files(paths, deadline=deadline)

@@ -71,6 +71,7 @@ class Worker:
         self._headed = headed
         self._loop = LoopThread()
         self.held: dict[Lane, Lease] = {}
+        self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
         self.pool = Pool(
             table,
             self._driver,
@@ -78,9 +79,9 @@ class Worker:
             spares=spares,
             on_start=self._note_lane,
             on_spare=self._note_spare,
+            journal=self._journal,
             seed=seed,
         )
-        self._journal = Journal(self._record_move, run_id, Evidence.FAKE)
 
     @property
     def recovery_s(self) -> float:

@@ -52,6 +52,16 @@ class Cell:
         """Total recovery times of the recovered tries, in milliseconds."""
         return [row.total_ms for row in recovered(self.rows)]
 
+    @property
+    def failed(self) -> list[RecoveryRow]:
+        """Tries that did not recover: their time is longer than they were given, or for ever."""
+        return [row for row in self.rows if row.outcome == Outcome.FAILED]
+
+    @property
+    def unknown(self) -> int:
+        """How many tries say nothing of time: no request followed the fault, or it could not be caused."""
+        return len(self.rows) - self.recovered - len(self.failed)
+
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:

@@ -48,6 +48,12 @@ def _recovery(row: RecoveryRow) -> str:
         facts.append(f"{row.duplicated} ran twice")
     if row.lost:
         facts.append(f"{row.lost} lost")
+    if row.rungs:
+        facts.append(f"rungs {' → '.join(row.rungs.split(','))}")
+    if row.steps:
+        facts.append(f"{row.steps_saved} of {row.steps} steps saved")
+    if row.cpu_ms > 0:
+        facts.append(f"{milliseconds(row.cpu_ms)} of processor time")
     if row.undisturbed_ms > 0:
         facts.append(f"undisturbed {milliseconds(row.undisturbed_ms)}")
     detail = f"<br><span class='wa-soft'>{text(row.detail)}</span>" if row.detail else ""

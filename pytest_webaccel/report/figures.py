@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.report.data import Cell, ReportData, recovered
 from pytest_webaccel.report.palette import FAILED, FALLBACK, INK, MARKERS, PHASES, STRATEGIES
 from pytest_webaccel.report.picture import Picture, drawing, label
-from pytest_webaccel.report.statistics import Summary, summarise, wilson
-from pytest_webaccel.terms import Evidence, Outcome
+from pytest_webaccel.report.statistics import Censored, summarise, summarise_censored, wilson
+from pytest_webaccel.terms import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,10 @@ def pictures(data: ReportData) -> list[Picture]:
 
 
 def recovery_times(data: ReportData, evidence: Evidence) -> Picture | None:
-    """Return recovery time by fault and strategy: samples, medians, and what failed as crosses."""
+    """Return recovery time by fault and strategy: samples, medians, and what failed as crosses.
+
+    What failed is censored: in medians, their intervals and percentiles it is longer than all that recovered.
+    """
     cells = data.cells(evidence)
     if not cells:
         return None
@@ -59,15 +62,15 @@ def recovery_times(data: ReportData, evidence: Evidence) -> Picture | None:
         left = axes.get_xlim()[0]
         for position, cell in enumerate(shown):
             colour = STRATEGIES.get(cell.strategy, FALLBACK)
-            _strip(axes, position, _finite(cell.times), colour, MARKERS.get(cell.strategy, "o"))
+            _strip(axes, position, _finite(cell.times), len(cell.failed), colour, MARKERS.get(cell.strategy, "o"))
             _crosses(axes, position, [max(time, left) for time in _failed_times(cell)])
             axes.annotate(_time_note(cell), (1.01, position), xycoords=("axes fraction", "data"), va="center", size=8)
         _row_names(axes, [f"{label(cell.fault)}\n{label(cell.strategy)}" for cell in shown])
         _group_lines(axes, [cell.fault for cell in shown])
         axes.set_xlabel("recovery time of the original request, ms")
-        _time_legend(axes, any(_failed(cell) for cell in shown))
+        _time_legend(axes, any(_failed_times(cell) for cell in shown))
     alt = "Recovery time by fault and strategy. " + " ".join(f"{row[0]} with {row[1]}: {row[3]}." for row in rows)
-    header = ("fault", "strategy", "n", "recovery time", "95 % interval of the median", "p95", "not recovered")
+    header = ("fault", "strategy", "n", "recovery time", "95 % interval of the median", "p95", "failed", "unknown")
     return Picture("recovery-times", "Recovery time by fault and strategy", evidence, alt, header, rows, figure)
 
 
@@ -154,7 +157,7 @@ def durations(data: ReportData, evidence: Evidence) -> Picture | None:
         figure, axes = _canvas(len(shown), evidence)
         _time_axis(axes, [value for lane in shown for value in samples[lane]])
         for position, lane in enumerate(shown):
-            _strip(axes, position, samples[lane], STRATEGIES["coordinated"], "o")
+            _strip(axes, position, samples[lane], 0, STRATEGIES["coordinated"], "o")
             note = f"{_ms(summaries[lane].median)}   n={summaries[lane].n}"
             axes.annotate(note, (1.01, position), xycoords=("axes fraction", "data"), va="center", size=8)
         _row_names(axes, [label(lane) for lane in shown])
@@ -221,11 +224,11 @@ def _time_axis(axes: Axes, times: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _strip(axes: Axes, position: int, times: Sequence[float], colour: str, marker: str) -> None:
-    """Draw one sample: a dot a value, a bar at the median, a band for the median's interval."""
+def _strip(axes: Axes, position: int, times: Sequence[float], failures: int, colour: str, marker: str) -> None:
+    """Draw one sample: a dot a value, a bar at the median, a band for the median's interval, where they are known."""
     if not times:
         return
-    summary = summarise(times)
+    summary = summarise_censored(times, failures)
     if summary.median_interval is not None:
         low, high = summary.median_interval.low, summary.median_interval.high
         axes.fill_betweenx([position - 0.3, position + 0.3], low, high, color=colour, alpha=0.25, linewidth=0)
@@ -234,7 +237,9 @@ def _strip(axes: Axes, position: int, times: Sequence[float], colour: str, marke
     heights = [position + ((number * 0.618034) % 1.0 - 0.5) * 0.42 for number in range(len(chosen))]
     dots: dict[str, Any] = {"s": 17, "marker": marker, "color": colour, "alpha": 0.85, "linewidths": 0}
     axes.scatter(chosen, heights, **dots)
-    axes.plot([summary.median] * 2, [position - 0.34, position + 0.34], color=INK, linewidth=1.8, solid_capstyle="butt")
+    if summary.median is not None:
+        ends = [position - 0.34, position + 0.34]
+        axes.plot([summary.median] * 2, ends, color=INK, linewidth=1.8, solid_capstyle="butt")
 
 
 def _crosses(axes: Axes, position: int, times: Sequence[float]) -> None:
@@ -323,12 +328,13 @@ def _finite(times: Sequence[float]) -> list[float]:
     return [time for time in times if math.isfinite(time) and time >= 0]
 
 
-def _failed(cell: Cell) -> list[RecoveryRow]:
-    return [row for row in cell.rows if row.outcome != Outcome.RECOVERED]
-
-
 def _failed_times(cell: Cell) -> list[float]:
-    return _finite([row.total_ms for row in _failed(cell)])
+    """Return when tries were given up; one that was given no time is drawn nowhere."""
+    return [time for time in _finite([row.total_ms for row in cell.failed]) if time > 0]
+
+
+def _censored(cell: Cell) -> Censored:
+    return summarise_censored(_finite(cell.times), len(cell.failed))
 
 
 def _whole(row: RecoveryRow) -> bool:
@@ -364,28 +370,24 @@ def _ms(value: float) -> str:
 
 
 def _time_note(cell: Cell) -> str:
-    times, failed = _finite(cell.times), len(_failed(cell))
-    parts = [_ms(summarise(times).median)] if times else []
+    median = _censored(cell).median
+    parts = [_ms(median)] if median is not None else []
     parts.append(f"n={len(cell.rows)}")
-    if failed:
-        parts.append(f"{failed} failed")
+    parts += [f"{count} {word}" for count, word in ((len(cell.failed), "failed"), (cell.unknown, "unknown")) if count]
     return "   ".join(parts)
 
 
 def _time_words(cell: Cell) -> tuple[str, ...]:
-    times, failed = _finite(cell.times), len(_failed(cell))
-    if not times:
-        return (cell.fault, cell.strategy, str(len(cell.rows)), "none recovered", "", "", str(failed))
-    summary = summarise(times)
-    return (
-        cell.fault, cell.strategy, str(len(cell.rows)), f"median {_ms(summary.median)}", _interval(summary),
-        _ms(summary.p95), str(failed),
-    )  # fmt: skip
-
-
-def _interval(summary: Summary) -> str:
-    found = summary.median_interval
-    return f"{_ms(found.low)} to {_ms(found.high)}" if found else "one value only"
+    found, counts = _censored(cell), (str(len(cell.failed)), str(cell.unknown))
+    names = (cell.fault, cell.strategy, str(len(cell.rows)))
+    if not _finite(cell.times):
+        return (*names, "none recovered", "", "", *counts)
+    if found.median is None:
+        return (*names, "half or more failed", "", "", *counts)
+    interval = found.median_interval
+    wide = "one value only" if len(cell.times) < 2 else "open: too many failed"
+    told = f"{_ms(interval.low)} to {_ms(interval.high)}" if interval else wide
+    return (*names, f"median {_ms(found.median)}", told, "" if found.p95 is None else _ms(found.p95), *counts)
 
 
 def _rate_words(cell: Cell) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ from pytest_webaccel.terms import Evidence
 if TYPE_CHECKING:
     from pytest_webaccel.report.data import ReportData
     from pytest_webaccel.report.picture import Picture
-    from pytest_webaccel.rows import RunRow
+    from pytest_webaccel.rows import RecoveryRow, RunRow
 
 __all__ = ["section"]
 
@@ -128,8 +128,9 @@ def _faults(data: ReportData) -> str:
     rows = [
         (
             f"<code>{text(row.test_id)}</code>",
-            text(row.fault),
-            text(row.strategy),
+            text(f"{row.fault}, {row.kind}" if row.kind else row.fault)
+            + (f"<br>{text(row.point)}" if row.point else ""),
+            text(row.strategy) + _in_force(row),
             outcome(row.outcome) + (f"<br>{text(row.detail)}" if row.detail else ""),
             text(milliseconds(row.total_ms)),
             phase_bar(row, 120),
@@ -140,6 +141,13 @@ def _faults(data: ReportData) -> str:
     header = ("test", "fault", "strategy", "outcome", "time", "phases", "evidence")
     inner = f"<p>{phase_key()}</p>" + table(header, rows, ready=True) + _left_out(len(data.recoveries))
     return "<h3>Every fault</h3>" + details(f"{len(data.recoveries)} caused, and what came of each", inner)
+
+
+def _in_force(row: RecoveryRow) -> str:
+    """Return which rungs were begun, the proof that this strategy was in force, and what steps were saved."""
+    rungs = text(" → ".join(row.rungs.split(","))) if row.rungs else "no rung begun"
+    saved = f"; {row.steps_saved} of {row.steps} steps saved" if row.steps else ""
+    return f"<br><span class='wa-soft'>{rungs}{saved}</span>"
 
 
 def _parity(data: ReportData) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_webaccel.report.statistics import percentile, wilson
+from pytest_webaccel.report.statistics import censored_percentile, wilson
 from pytest_webaccel.terms import Evidence
 
 if TYPE_CHECKING:
@@ -81,7 +81,11 @@ def _faults(data: ReportData, grade: Evidence) -> list[str]:
         times = [time for cell in group for time in cell.times]
         # The fake browser's clock is made up: no time of it is stated.
         if times and grade is not Evidence.FAKE:
-            line += f", p50 {percentile(times, 50):.0f} ms, p95 {percentile(times, 95):.0f} ms"
+            failures = sum(len(cell.failed) for cell in group)
+            parts = {"p50": censored_percentile(times, failures, 50), "p95": censored_percentile(times, failures, 95)}
+            line += "".join(
+                f", {name} {'not reached' if time is None else f'{time:.0f} ms'}" for name, time in parts.items()
+            )
         found.append(line)
     return found
 

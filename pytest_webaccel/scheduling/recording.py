@@ -11,15 +11,18 @@ import pytest
 
 from pytest_webaccel import __version__
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faults.plans import meaningless
 from pytest_webaccel.markers import check, requirement
-from pytest_webaccel.rows import LaneRow, Row, RunRow, TestRow, decode_row, now
+from pytest_webaccel.rows import LaneRow, RecoveryRow, Row, RunRow, TestRow, decode_row, now
 from pytest_webaccel.scheduling.lanes import lane_of, weakest
 from pytest_webaccel.scheduling.session import LANE_PROPERTY, SessionInfo
-from pytest_webaccel.terms import ACCELERATED, Browser, Evidence
+from pytest_webaccel.terms import ACCELERATED, Browser, Evidence, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from pytest_webaccel.terms import FaultPlan, ProbeResult
 
 __all__ = ["FAMILY_PROPERTY", "Recorder", "introduce"]
 
@@ -122,6 +125,25 @@ class Recorder:
             "WebAssembly alone is meant."
         )
 
+    def nobody_suffers(self) -> str:
+        """Return why the run's faults struck nothing, where no lane that tests ran on can suffer any of them.
+
+        Each is then in the record as ``unknown``. Empty where one lane can, where none was asked for, or none used.
+        """
+        plans, ran = self.session.settings.faults, {test.lane for test in self._tests.values() if test.ran}
+        probes = [probe for probe in self.session.table if str(probe.lane) in ran]
+        found = [(plan, probe, meaningless(plan.fault, probe)) for plan in plans for probe in probes]
+        if not found or any(reason is None for *_, reason in found):
+            return ""
+        for plan, probe, reason in found:
+            row = never_caused(self.session, plan, probe, str(reason))
+            self._rows[row.row_id] = row
+        told = "; ".join(f"{plan.fault} has no meaning on {probe.lane}: {reason}" for plan, probe, reason in found)
+        return (
+            f"--webaccel-fault: no fault was caused, since no lane of this run can suffer one. {told}. Name other "
+            "faults, or other lanes with --webaccel-lanes."
+        )
+
     def _accelerated(self) -> bool:
         """Whether a test ran on a WebGPU or WebNN lane: its own, or one that it took from the pool."""
         tests = self._tests.values()
@@ -160,6 +182,30 @@ class Recorder:
             host=platform.node(),
             exit_status=exit_status,
         )
+
+
+def never_caused(session: SessionInfo, plan: FaultPlan, probe: ProbeResult, reason: str) -> RecoveryRow:
+    """Return the row of a fault that was asked for and could not be."""
+    return RecoveryRow(
+        run_id=session.run_id,
+        evidence=probe.evidence,
+        test_id="",
+        lane=str(probe.lane),
+        fault=str(plan.fault),
+        strategy=str(plan.recovery or session.settings.recovery),
+        outcome=str(Outcome.UNKNOWN),
+        total_ms=0.0,
+        detect_ms=0.0,
+        reassign_ms=0.0,
+        load_ms=0.0,
+        restore_ms=0.0,
+        replay_ms=0.0,
+        attempts=0,
+        duplicated=0,
+        lost=0,
+        point=str(plan.at),
+        detail=f"never caused: {reason}",
+    )
 
 
 def introduce(item: pytest.Item, *, uses: bool) -> None:

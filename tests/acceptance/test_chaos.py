@@ -64,6 +64,29 @@ def test_a_wrong_answer_is_told_with_its_output(pytester):
     result.stdout.fnmatch_lines(["*a wrong answer was delivered: output 'y'*"])
 
 
+def test_a_request_that_is_done_twice_is_told(pytester):
+    pytester.makeconftest(
+        """
+        from pytest_webaccel.testing import session
+
+        class Twice(dict):
+            def get(self, request_id, default=None):
+                return 2 if request_id in self else default
+
+        begun = session.PageSession.__init__
+
+        def begin(self, *arguments, **more):
+            begun(self, *arguments, **more)
+            self.executions = Twice()
+
+        session.PageSession.__init__ = begin
+        """
+    )
+    result = run(pytester, "fake:cpu", "faults=['connection_lost']")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*lane fake:cpu: {'duplicated': *, 'lost': 0}*"])
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

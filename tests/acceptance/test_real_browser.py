@@ -102,9 +102,9 @@ def test_each_fault_does_damage_that_nothing_but_recovery_mends(pytester, sessio
 
 def test_faults_are_recovered_on_two_workers_recorded_and_drawn(pytester, session):
     arguments = ("-n", "2", "--webaccel-lanes=chromium:webgpu,chromium:cpu", "--html=r.html", "--self-contained-html")
-    faults, strategies = ["connection_lost", "browser_crash"], ["simple", "coordinated"]
+    faults, strategies = ["connection_lost", "browser_crash"], ["simple", "parallel", "coordinated"]
     result = session(*arguments, "--junitxml=j.xml", faults=faults, strategies=strategies)
-    result.assert_outcomes(passed=2 + 2 * 2 * 2 * 2)
+    result.assert_outcomes(passed=2 + 2 * 2 * 3 * 2)
     recovered = rows(
         pytester,
         "select lane, fault, strategy, count(*), sum(duplicated), sum(lost), min(total_ms) > 0 from recoveries "
@@ -123,7 +123,7 @@ def test_faults_are_recovered_on_two_workers_recorded_and_drawn(pytester, sessio
     assert "Recovery time by fault and strategy" in page
     assert page.count("<svg") >= 3
     properties = ET.parse(pytester.path / "j.xml").iter("property")
-    assert sum(each.get("name") == "webaccel_recoveries" for each in properties) == 16
+    assert sum(each.get("name") == "webaccel_recoveries" for each in properties) == 24
 
 
 def test_a_fault_may_be_aimed_at_a_whole_run_by_a_flag(pytester, session):
@@ -131,6 +131,28 @@ def test_a_fault_may_be_aimed_at_a_whole_run_by_a_flag(pytester, session):
     result.assert_outcomes(passed=1, skipped=2)  # no fault is planned for the two that are given none
     assert rows(pytester, "select fault, strategy, outcome from recoveries") == [
         ("connection_lost", "coordinated", "recovered")
+    ]
+
+
+def interrupted(pytester, seen, arguments):
+    """Run pytest, send Ctrl-C once a file called ``seen`` is there, and wait for its end."""
+    said = pytester.path / "said.txt"
+    with said.open("wb") as out:
+        plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
+        command = [*pytester._getpytestargs(), *plugins, "-p", "no:cacheprovider", *arguments]
+        process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
+        appeared = Deadline(60)
+        while not (pytester.path / seen).exists():
+            appeared.check(process, said)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+        process.wait(60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, said.read_text()
+
+
+def assert_nothing_left(tmp_path):
+    assert not list(tmp_path.glob("webaccel*"))
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or ())
     ]
 
 
@@ -147,24 +169,52 @@ def test_an_interrupt_in_mid_request_stores_what_was_done_and_leaves_nothing(pyt
             webaccel.run(model, FEEDS)
         """
     )
-    arguments = ("-p", "no:cacheprovider", "--webaccel-lanes=chromium:cpu", "--webaccel-db=runs.duckdb", *workers)
-    said = pytester.path / "said.txt"
-    with said.open("wb") as out:
-        plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
-        command = [*pytester._getpytestargs(), *plugins, *arguments]
-        process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
-        appeared = Deadline(60)
-        while not (pytester.path / "hanging").exists():
-            appeared.check(process, said)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-        process.wait(60)
-    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    interrupted(pytester, "hanging", ("--webaccel-lanes=chromium:cpu", "--webaccel-db=runs.duckdb", *workers))
     assert ("passed",) in rows(pytester, "select outcome from tests where test_id like '%test_answer%'")
     assert rows(pytester, "select exit_status from runs") == [(2,)]
-    assert not list(tmp_path.glob("webaccel*"))
-    assert not [
-        each for each in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(each.info["cmdline"] or ())
-    ]
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "worker"])
+@pytest.mark.parametrize(("strategy", "fault"), [("simple", "browser_crash"), ("parallel", "page_crash")])
+def test_an_interrupt_during_a_recovery_leaves_nothing_behind(pytester, session, tmp_path, strategy, fault, workers):
+    del session
+    pytester.makeconftest(
+        """
+        import pathlib
+        from pytest_webaccel.pool.contender import LaneContender
+        from pytest_webaccel.pool.lane import LiveLane
+
+        def told(kind):
+            restart = kind.restart_browser
+
+            async def restart_browser(self, *, deadline):
+                pathlib.Path("recovering").touch()
+                await restart(self, deadline=deadline)
+
+            kind.restart_browser = restart_browser
+
+        told(LaneContender)
+        told(LiveLane)
+        """
+    )
+    pytester.makepyfile(
+        test_it=SUITE.split("    @pytest.mark.parametrize")[0]
+        + f"""
+    @pytest.mark.fault("{fault}", recovery="{strategy}", times=1000)
+    def test_breaks(webaccel):
+        model = webaccel.load(MODEL)
+        while True:
+            webaccel.run(model, FEEDS)
+        """
+    )
+    interrupted(pytester, "recovering", ("--webaccel-lanes=chromium:cpu", "--webaccel-db=runs.duckdb", *workers))
+    found = rows(pytester, "select strategy, outcome, count(*) from recoveries group by all")
+    assert {kind for kind, *_ in found} == {strategy}
+    assert ("unknown", 1) in [(outcome, count) for _, outcome, count in found], found
+    undone = rows(pytester, "select transaction_id from transactions group by 1 having count(*) != 2")
+    assert not undone, "every transaction that was started was committed or rolled back"
+    assert_nothing_left(tmp_path)
 
 
 class Deadline:

@@ -136,6 +136,12 @@ def test_graphs_inside_a_node_use_what_is_around_them():
     np.testing.assert_array_equal(run(part, {"a": known["a"], "yes": known["yes"]})["y"], known["y"])
 
 
+def test_with_every_node_a_step_weights_alone_are_constants():
+    graph = Graph(diamond(), every=True)
+    assert [node.op_type for node in graph.steps] == ["Abs", "Add", "Relu", "Neg", "Mul"]
+    assert graph.fixed == {"w0"}
+
+
 def test_what_draws_is_a_step_and_told():
     drawn = helper.make_node("RandomNormal", [], ["r"], shape=[2, 2])
     graph = Graph(made([drawn, helper.make_node("Add", ["x", "r"], ["y"])], ["x"], ["y"]))

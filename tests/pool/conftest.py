@@ -43,10 +43,16 @@ class House:
             )
         )
         table += [ProbeResult(lane, True, Evidence.FAKE) for lane in engines]
-        self.pool = Pool(
-            table, self._driver, stand_in_ort, spares=spares, on_start=self.started.append, clock=self._now
-        )
         self.journal = Journal(self.rows.append, "run", Evidence.FAKE)
+        self.pool = Pool(
+            table,
+            self._driver,
+            stand_in_ort,
+            spares=spares,
+            on_start=self.started.append,
+            journal=self.journal,
+            clock=self._now,
+        )
 
     @staticmethod
     def _now():

@@ -41,18 +41,6 @@ def test_a_second_spare_takes_over_where_the_first_is_struck_as_well():
     live(body, spares=2)
 
 
-def test_a_spare_that_does_not_start_is_done_without_and_told():
-    async def body(house):
-        async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
-            assert await ask(lease) == ANSWER
-        [row] = house.recoveries
-        assert (row.outcome, row.spare) == (Outcome.RECOVERED, False)
-        assert row.detail.startswith("no warm spare could be made ready: lane fake:webgpu")
-
-    live(body, spares=1, misbehave=lambda number: Misbehaviour(refuse_starts=int(number > 0)))
-
-
 def test_parallel_races_the_spare_with_a_cold_start_and_leaves_no_loser_behind():
     async def body(house):
         async with house.lease(strategy=Strategy.PARALLEL) as lease:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,6 +19,8 @@ from pytest_webaccel.terms import Evidence
 from .samples import HOSTILE, a_recovery, a_test, a_whole_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_webaccel.rows import Row
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -147,6 +149,50 @@ def test_values_that_are_no_numbers_are_left_out_of_figures():
     assert_harmless(standalone.page(data))
     times = next(picture for picture in pictures(data) if picture.name == "recovery-times")
     assert times.rows[0][2:4] == ("4", "none recovered")
+
+
+def drawn_times(rows: Sequence[Row]) -> tuple[tuple[str, ...], Any]:
+    """Return the words of the one fault that there is, and the axes that it is drawn on."""
+    (picture,) = [one for one in pictures(ReportData.from_rows(rows)) if one.name == "recovery-times"]
+    return picture.rows[0], picture.figure.axes[0]
+
+
+def crosses(axes: Any) -> list[float]:
+    return sorted(
+        float(x) for dots in axes.collections if dots.get_zorder() == 4 for x, _ in dots.get_offsets().tolist()
+    )
+
+
+def test_what_failed_is_drawn_as_a_cross_where_it_was_given_up_and_counts_as_longest():
+    recovered = [a_recovery(total_ms=float(ms)) for ms in range(100, 110)]
+    failed = [a_recovery(outcome="failed", total_ms=ms) for ms in (500.0, 700.0)]
+    words, axes = drawn_times([*recovered, *failed])
+    assert crosses(axes) == [500.0, 700.0]
+    assert words[2:4] == ("12", "median 106 ms")
+    assert words[5:] == ("", "2", "0"), "the 95th percentile falls among what failed"
+
+
+def test_a_median_among_failures_is_not_drawn():
+    recovered = [a_recovery(total_ms=float(ms)) for ms in range(100, 104)]
+    words, axes = drawn_times([*recovered, *(a_recovery(outcome="failed", total_ms=900.0) for _ in range(6))])
+    assert words[3] == "half or more failed"
+    assert len(axes.lines) == 0
+
+
+def test_what_says_nothing_of_time_is_counted_apart_and_drawn_nowhere():
+    unknown = [a_recovery(outcome="unknown", total_ms=0.0), a_recovery(outcome="failed", total_ms=0.0)]
+    words, axes = drawn_times([a_recovery(total_ms=100.0), a_recovery(total_ms=120.0), *unknown])
+    assert crosses(axes) == []
+    assert words[6:] == ("1", "1")
+    assert words[3] == "median 120 ms"
+
+
+def test_rungs_kinds_and_steps_saved_are_shown_of_every_fault():
+    row = a_recovery(rungs="reconnect,new_page", kind="page_loop", point="mid_request", steps=9, steps_saved=4)
+    words = " ".join(read(section(ReportData.from_rows([row]))).words)
+    assert "reconnect → new_page" in words
+    assert "4 of 9 steps saved" in words
+    assert "page_loop" in words
 
 
 def test_a_run_without_faults_says_how_to_plan_one():
