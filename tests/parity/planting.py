@@ -1,4 +1,4 @@
-"""Engines that are wrong on purpose: onnxruntime with one operator changed, wherever that operator turns up."""
+"""Engines that are wrong on purpose: one operator is changed, wherever it turns up."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pytest_webaccel.parity.verdict import Runner
+
 WIDTH = 8
 #: What a chain is made of: operators that neither lose what was wrong before them nor let it grow without end.
 _KINDS = ("Add", "Sub", "Mul", "Neg", "MatMul", "Bent")
 
 
 class Planted:
-    """onnxruntime on the CPU, but for the node called ``bad``: its answer is multiplied by ``factor``.
+    """An engine (onnxruntime on the CPU), but for the node called ``bad``: its answer is multiplied by ``factor``.
 
     ``trouble`` in place of that: a model that holds the node ends so. ``needs`` names a node without which in the same
     model nothing is wrong, as where an engine fuses the two.
@@ -31,14 +33,20 @@ class Planted:
     name = "planted"
 
     def __init__(
-        self, bad: str, *, factor: float = 1.01, trouble: Kind | None = None, needs: str | None = None
+        self,
+        bad: str,
+        *,
+        factor: float = 1.01,
+        trouble: Kind | None = None,
+        needs: str | None = None,
+        engine: Runner | None = None,
     ) -> None:
         self.bad = bad
         self.factor = factor
         self.trouble = trouble
         self.needs = needs
         self.runs = 0
-        self._engine = Reference()
+        self._engine = engine or Reference()
 
     def run(self, model: bytes, feeds: Mapping[str, NDArray[Any]]) -> Ran:
         self.runs += 1
