@@ -172,7 +172,7 @@ def main(given: Sequence[str] | None = None) -> int:
         done = state.done()
         todo = [trial for trial in trials if trial.key not in done]
         _introduce(trials, todo, excluded, state.results, path, options)
-        until = begun + options.minutes * 60 if options.minutes else float("inf")
+        until = begun + options.minutes * 60 if options.minutes is not None else float("inf")
         ended = _measure(todo, state, table, options, until)
         _finish(state.results, trials, excluded, table, options, ended)
     return 130 if ended == "interrupted" else 0
@@ -206,7 +206,7 @@ def _introduce(
     for one in [one for one in excluded if not options.only or one.fault in wanted]:
         print(f"  left out: {one.strategy} {one.fault} {one.lane}: {one.reason}")
     whole = estimate(todo, results)
-    limit = f"; this run ends after {options.minutes:g} min" if options.minutes else ""
+    limit = f"; this run ends after {options.minutes:g} min" if options.minutes is not None else ""
     known = "from trials timed before" if results else "a guess until the first trials are timed"
     print(f"{len(todo)} trials left, about {duration(whole)} in all ({known}){limit}; state: {path}", flush=True)
 

@@ -200,7 +200,7 @@ def main(given: Sequence[str] | None = None) -> int:
             raise SystemExit(str(error)) from None
         _introduce(log, options, left_out)
         try:
-            until = begun + options.minutes * 60 if options.minutes else float("inf")
+            until = begun + options.minutes * 60 if options.minutes is not None else float("inf")
             ended = Soak(table, log, options, scratch).run(there, until)
         except KeyboardInterrupt:
             ended = "interrupted"

@@ -100,7 +100,8 @@ def in_force(result: Result) -> bool:
         case Strategy.COORDINATED:
             page_first = result.symptom in {Symptom.SOCKET_CLOSED, Symptom.RESULT_DAMAGED}
             first = [*ladder[:1], spare] if page_first else [spare]
-            return begun[0] in first if result.spare else spare not in begun
+            spared = result.spare and result.fault != Fault.MULTI_BROWSER  # which takes the spare, too
+            return begun[0] in first if spared else spare not in begun
         case Strategy.WORKER_RESTART:
             return set(begun) == {NEW_WORKER}
         case _:

@@ -31,6 +31,8 @@ LEAST_TRIALS = 100
 SUCCESS_LOW = 0.99
 COLD_RATIO = 1.2
 PEER_RATIO = 0.4
+#: Faults that only slow a lane: nothing is mended, so there is no recovery to be held against another.
+SLOWS = frozenset(map(str, (Fault.NETWORK_LATENCY, Fault.NETWORK_BANDWIDTH, Fault.NETWORK_JITTER)))
 #: Faults for which no rung is cheaper than a restart.
 NO_CHEAPER = frozenset(map(str, (Fault.BROWSER_CRASH, Fault.MULTI_BROWSER, Fault.CASCADE, Fault.WORKER_CRASH)))
 
@@ -126,7 +128,7 @@ def _fast(rows: Sequence[Mapping[str, Any]]) -> Iterator[Target]:
 def _cold(results: Sequence[Result]) -> Iterator[Target]:
     groups = by_cell(results)
     for cell, trials in groups.items():
-        if cell.strategy != Strategy.COORDINATED or cell.spare or cell.fault == Fault.WORKER_CRASH:
+        if cell.strategy != Strategy.COORDINATED or cell.spare or cell.fault in {*SLOWS, Fault.WORKER_CRASH}:
             continue
         cold = [
             trial
@@ -150,7 +152,7 @@ def _against_peer(results: Sequence[Result]) -> Iterator[Target]:
 
 def _progressive(results: Sequence[Result]) -> Iterator[Target]:
     for (fault, lane), one in compare(results, Strategy.PROGRESSIVE, Strategy.SIMPLE, spare=False).items():
-        if fault not in NO_CHEAPER:
+        if fault not in NO_CHEAPER | SLOWS:
             yield _ratio_target(f"progressive after {fault} on {lane}, against simple", 1.0, one)
 
 
