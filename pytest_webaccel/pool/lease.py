@@ -507,6 +507,8 @@ class Lease:
         if damage.symptom is Symptom.OPERATION_FAILED:
             request.suspect = False  # what fails once more on a mended lane fails by itself
         if story.strategy is Strategy.WORKER_RESTART and any(planned is story for planned in self._stories):
+            for driver in self.lane.around.running():
+                driver.resume_page()  # a page that stands still would outlive this process, and its browser
             self.life.end(story, damage, fault_at, self._settle_stories)
         self.recovering = story
         return await mend(self.lane, self.terms, story, request, damage, fault_at, mended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import duckdb
+import psutil
 import pytest
 
 from pytest_webaccel import browsers
@@ -214,3 +215,40 @@ def test_without_workers_it_is_skipped_with_the_reason(pytester, session):
     assert result.parseoutcomes() == {"skipped": 2}
     assert result.stdout.str().count("-n1 or more") == 2
     assert rows == {}
+
+
+@pytest.mark.skipif(
+    browsers.find(Browser.CHROMIUM) is None, reason="no Chromium is here: python -m pytest_webaccel install"
+)
+def test_a_page_that_stood_still_does_not_outlive_its_worker(pytester, session):
+    before = standing()
+    pytester.makeconftest(
+        """
+        from pytest_webaccel.faults import INJECTORS
+        from pytest_webaccel.faults.component_timeout import ComponentTimeout, Hang
+        from pytest_webaccel.terms import Fault
+
+        INJECTORS[Fault.COMPONENT_TIMEOUT] = ComponentTimeout(Hang.STOPPED)
+        """
+    )
+    _, _, found = session(
+        """
+    @pytest.mark.fault("component_timeout", recovery="worker_restart")
+    def test_hangs(webaccel):
+        ask(webaccel)
+        """,
+        lane="chromium:cpu",
+    )
+    assert [row["outcome"] for row in found.values()] == ["recovered"]
+    _, left = psutil.wait_procs(standing() - before, timeout=5)
+    assert left == []
+
+
+def standing() -> set[psutil.Process]:
+    """Return the stopped processes that no browser is above any more: Chromium's say nothing else of whose they are."""
+    found = set()
+    for process in psutil.process_iter(["status", "ppid", "exe"]):
+        told = process.info
+        if told["status"] == psutil.STATUS_STOPPED and told["ppid"] == 1 and "chrom" in (told["exe"] or ""):
+            found.add(process)
+    return found

@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faults import INJECTORS
+from pytest_webaccel.faults.component_timeout import ComponentTimeout, Hang
 from pytest_webaccel.pool import lives
 from pytest_webaccel.pool.lives import Ledgers, Life
 from pytest_webaccel.pool.steps import Script, run_steps
 from pytest_webaccel.recovery import worker_restart
 from pytest_webaccel.recovery.ledger import ledger_path
 from pytest_webaccel.terms import Evidence, Fault, FaultPlan, FaultPoint, Outcome, Strategy
+from pytest_webaccel.testing.browser import FakeDriver
 from tests import models
 from tests.pool.conftest import GPU, live
 from tests.pool.test_steps import CARRY, FEEDS, ZERO, expected, sums
@@ -118,6 +121,29 @@ def test_the_control_starts_over(tmp_path):
     assert [(row.outcome, row.strategy, row.symptom) for row in told] == [
         (Outcome.RECOVERED, Strategy.WORKER_RESTART, "browser_exited"),
     ]
+
+
+def test_a_page_that_was_stopped_goes_on_when_its_worker_ends_and_so_ends_with_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(INJECTORS, Fault.COMPONENT_TIMEOUT, ComponentTimeout(Hang.STOPPED))
+    stopped: list[Any] = []
+    stop_page = FakeDriver.stop_page
+
+    async def noted(driver, *, deadline):
+        await stop_page(driver, deadline=deadline)
+        stopped.append(driver)
+        assert driver.page.stalled
+
+    def end(ledger, death):
+        assert [driver.page.stalled for driver in stopped] == [False]
+        ledger.die(death)
+        raise Died
+
+    monkeypatch.setattr(FakeDriver, "stop_page", noted)
+    monkeypatch.setattr(lives, "end_worker", end)
+    test = Lives(tmp_path)
+    plan = FaultPlan(Fault.COMPONENT_TIMEOUT, recovery=Strategy.WORKER_RESTART)
+    assert test.run(lambda lease: ask(lease, 2), [plan])
+    assert len(stopped) == 1
 
 
 def test_what_the_first_life_recovered_from_is_told_before_it_ends(tmp_path):
