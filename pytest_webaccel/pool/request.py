@@ -102,6 +102,15 @@ class Request(abc.ABC, Generic[T]):
         self._id = self._send(station, deadline, hold=False)
         return await self._checked()
 
+    def _blame_lane(self, error: ModelError, station: Station, *, known: bool) -> None:
+        """Raise DamagedLaneError in place of ``error`` where the page, not the model, is to blame.
+
+        ``known`` says that the page has done the same before.
+        """
+        if (self.suspect or known) and isinstance(error.__cause__, RemoteError):
+            damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
+            raise DamagedLaneError(damage, str(station.lane)) from error
+
     async def _checked(self) -> T:
         answer = await self.answer()
         self.check(answer)
@@ -148,10 +157,7 @@ class Run(Request["Reply"]):
             reply = await station.engine.answer(model, request_id)
         except ModelError as error:
             # A model that has run in this page fails in it for another reason than what it is fed.
-            suspect = self.suspect or model.key in station.ran
-            if suspect and isinstance(error.__cause__, RemoteError):
-                damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
-                raise DamagedLaneError(damage, str(station.lane)) from error
+            self._blame_lane(error, station, known=model.key in station.ran)
             raise
         station.ran.add(model.key)
         return reply
@@ -211,10 +217,7 @@ class Load(Request["LoadedModel"]):
             loaded = await station.answer_load(self._info, self._build, request_id)
         except ModelError as error:
             # A model that this page has loaded before fails to load in it for another reason than what it is.
-            suspect = self.suspect or station.key(self._info, self._build) in station.once
-            if suspect and isinstance(error.__cause__, RemoteError):
-                damage = Damage(Symptom.OPERATION_FAILED, str(error)[:300], asyncio.get_running_loop().time())
-                raise DamagedLaneError(damage, str(station.lane)) from error
+            self._blame_lane(error, station, known=station.key(self._info, self._build) in station.once)
             raise
         self._lane.want(loaded)
         return loaded

@@ -160,6 +160,7 @@ def test_a_new_page_may_take_the_place_of_one_whose_connection_is_stalled(stage)
             channel.link.stall()
             await stage.driver.open(channel.url, deadline=20)
             await channel.wait_connected(deadline=20, new_instance_since=1)
+            assert channel.session.instances == 2
             await whole(channel, echo(channel))
 
     stage.run(body())
