@@ -74,6 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("db", type=Path, metavar="DB", help="the DuckDB file that --webaccel-db named")
     report.add_argument("--out", type=Path, required=True, metavar="FILE", help="the HTML file to write")
+
+    expectations = commands.add_parser(
+        "expectations",
+        help="take over what a conformance run found",
+        description="Write what the newest conformance run in a history database found into a file of expectations: "
+        "of the tests that ran, on the lanes and the version of onnxruntime-web that they ran on; what else the file "
+        "says stays. A run of your own file: pytest --pyargs pytest_webaccel.conformance --webaccel-expectations FILE.",
+    )
+    expectations.add_argument("db", type=Path, metavar="DB", help="the DuckDB file that --webaccel-db named")
+    expectations.add_argument(
+        "file", type=Path, metavar="FILE", help="the file to bring up to date, made where missing"
+    )
     return parser
 
 
@@ -118,10 +130,17 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _expectations(arguments: argparse.Namespace) -> int:
+    from pytest_webaccel.conformance.update import update
+
+    _say(update(arguments.db, arguments.file))
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 not healthy or failed, 2 wrongly called."""
     parsed = _parser().parse_args(arguments)
-    command = {"install": _install, "doctor": _doctor, "report": _report}[parsed.command]
+    command = {"install": _install, "doctor": _doctor, "report": _report, "expectations": _expectations}[parsed.command]
     try:
         return command(parsed)
     except WebAccelError as error:

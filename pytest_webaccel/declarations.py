@@ -21,12 +21,17 @@ PASSED_KEY = pytest.StashKey[bool]()
 
 
 class Option(NamedTuple):
-    """One option: ``name`` as in the flag, and the field of :class:`~pytest_webaccel.options.Settings` it fills."""
+    """One option: ``name`` as in the flag, and the field of :class:`~pytest_webaccel.options.Settings` it fills.
+
+    One that is ``many`` may be given several times, as a flag; elsewhere its values stand in one text, with the
+    separator of paths between them.
+    """
 
     name: str
     field: str
     metavar: str | None
     help: str
+    many: bool = False
 
     @property
     def flag(self) -> str:
@@ -152,10 +157,19 @@ OPTIONS: tuple[Option, ...] = (
         "alone, its inputs, what was expected and got, a page that shows it, and a text for an issue tracker.",
     ),
     Option(
+        "expectations",
+        "expectations",
+        "FILE",
+        "Known failures of the conformance suite (pytest --pyargs pytest_webaccel.conformance), by lane, build and "
+        "engine version. Default: the file that comes with the plugin, for the pinned onnxruntime-web.",
+    ),
+    Option(
         "ort",
         "ort",
         "DIR",
-        "Your own onnxruntime-web, the package's folder or its dist/: the version you ship is the one tested.",
+        "Your own onnxruntime-web, the package's folder or its dist/: the version you ship is the one tested. Given "
+        "several times, every test on a lane is run once for each.",
+        many=True,
     ),
     Option(
         "app",
@@ -210,7 +224,10 @@ def add_options(parser: pytest.Parser) -> None:
                 option.flag, dest=option.ini, default=None, action=argparse.BooleanOptionalAction, help=text
             )
         else:
-            group.addoption(option.flag, dest=option.ini, default=None, metavar=option.metavar, help=text)
+            action = "append" if option.many else "store"
+            group.addoption(
+                option.flag, dest=option.ini, default=None, action=action, metavar=option.metavar, help=text
+            )
         parser.addini(option.ini, option.help, default=None)
 
 

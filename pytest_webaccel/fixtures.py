@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from pytest_webaccel.declarations import PASSED_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_webaccel.app import AppFaults, AppLease, AppPage, Apps
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.scheduling.session import SessionInfo
     from pytest_webaccel.terms import FaultPlan, ProbeResult, Strategy
 
-__all__ = ["webaccel", "webaccel_app", "webaccel_faults", "webaccel_page", "webaccel_pool"]
+__all__ = ["webaccel", "webaccel_app", "webaccel_faults", "webaccel_ort", "webaccel_page", "webaccel_pool"]
 
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 
@@ -47,17 +48,43 @@ def webaccel_strategy(request: pytest.FixtureRequest) -> Strategy | None:
     return getattr(request, "param", None)
 
 
+@pytest.fixture
+def webaccel_ort(request: pytest.FixtureRequest) -> Path | None:
+    """The copy of onnxruntime-web that this item runs on, by ``--webaccel-ort``; None for the pinned one."""
+    from pytest_webaccel.scheduling.session import session_of
+
+    copies = session_of(request.config).settings.ort
+    given: Path | None = getattr(request, "param", copies[0] if copies else None)
+    return given
+
+
 @pytest.fixture(scope="session")
-def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
-    """This process's loop and pool; ended with the session, also after Ctrl-C."""
+def _webaccel_workers(pytestconfig: pytest.Config) -> Iterator[Callable[[Path | None], Worker]]:
+    """This process's loop and pool for a copy of onnxruntime-web; ended with the session, also after Ctrl-C."""
+    present: list[pytest.Item] = []
+    pytestconfig.stash[_ITEM_KEY] = present
+    with contextlib.ExitStack() as ended:
+
+        @functools.cache
+        def of(ort: Path | None) -> Worker:
+            worker = _begun(pytestconfig, ort, present)
+            ended.callback(worker.stop)
+            return worker
+
+        yield of
+
+
+@pytest.fixture
+def _webaccel_worker(_webaccel_workers: Callable[[Path | None], Worker], webaccel_ort: Path | None) -> Worker:
+    return _webaccel_workers(webaccel_ort)
+
+
+def _begun(config: pytest.Config, ort: Path | None, present: Sequence[pytest.Item]) -> Worker:
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.scheduling.session import session_of
     from pytest_webaccel.terms import Browser
 
-    session = session_of(pytestconfig)
-    present: list[pytest.Item] = []
-    pytestconfig.stash[_ITEM_KEY] = present
-    ort = session.settings.ort
+    session = session_of(config)
     if any(probe.lane.browser is Browser.FAKE for probe in session.table):
         from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 
@@ -68,7 +95,7 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
     def record(row: Row) -> None:
         session.record(present[-1] if present else None, row)
 
-    worker = Worker(
+    return Worker(
         session.table,
         run_id=session.run_id,
         worker=session.worker,
@@ -81,8 +108,6 @@ def _webaccel_worker(pytestconfig: pytest.Config) -> Iterator[Worker]:
         headed=session.settings.headed,
         ledgers=session.folder if session.worker != "main" else None,
     )
-    yield worker
-    worker.stop()
 
 
 @pytest.fixture
@@ -136,12 +161,13 @@ def webaccel_app(pytestconfig: pytest.Config) -> str | Path | None:
 
 
 @pytest.fixture(scope="session")
-def _webaccel_apps(pytestconfig: pytest.Config, _webaccel_worker: Worker) -> Apps:
+def _webaccel_apps(pytestconfig: pytest.Config, _webaccel_workers: Callable[[Path | None], Worker]) -> Apps:
     from pytest_webaccel.app import Apps
     from pytest_webaccel.scheduling.session import session_of
 
     settings = session_of(pytestconfig).settings
-    return Apps(_webaccel_worker, headed=settings.headed, ort=settings.ort, seed=settings.seed)
+    ort = settings.ort[0] if settings.ort else None
+    return Apps(_webaccel_workers(ort), headed=settings.headed, ort=ort, seed=settings.seed)
 
 
 @pytest.fixture

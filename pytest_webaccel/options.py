@@ -128,6 +128,7 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
     "min_success": lambda text, _: _number(text, 0, 1, ""),
     "max_recovery_ms": lambda text, _: _number(text, 0, 1e9, "ms"),
     "cases": _path,
+    "expectations": _path,
     "ort": _path,
     "app": _app,
     "executable": _path,
@@ -136,13 +137,17 @@ _PARSERS: Mapping[str, Callable[[str, Path], Any]] = {
 }
 
 
+#: Fields that hold a path, or nothing.
+_PATHS = ("db", "report", "cases", "expectations", "executable")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
     """What one run was asked to do.
 
     ``None`` in ``browsers``, ``backends`` and ``lanes`` means: whatever works here. ``min_success`` is
-    a share from 0 to 1, ``max_recovery_ms`` milliseconds, ``budget_s`` seconds of one recovery. ``given`` names the
-    fields that somebody set.
+    a share from 0 to 1, ``max_recovery_ms`` milliseconds, ``budget_s`` seconds of one recovery. ``ort`` are copies of
+    onnxruntime-web, the pinned one where there is none. ``given`` names the fields that somebody set.
     """
 
     browsers: tuple[Browser, ...] | None = None
@@ -160,7 +165,8 @@ class Settings:
     min_success: float | None = None
     max_recovery_ms: float | None = None
     cases: Path | None = None
-    ort: Path | None = None
+    expectations: Path | None = None
+    ort: tuple[Path, ...] = ()
     app: str | None = None
     headed: bool = False
     doctor: bool = False
@@ -181,7 +187,7 @@ class Settings:
                 continue
             source, raw, base = found
             try:
-                values[option.field] = raw if isinstance(raw, bool) else _PARSERS[option.field](str(raw), base)
+                values[option.field] = _read(option, raw, base)
             except ValueError as error:
                 raise ConfigurationError(f"{source}: {error}") from error
             given.add(option.field)
@@ -207,8 +213,9 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-safe dict that :meth:`from_json` reads back, in another process."""
         data = dataclasses.asdict(self)
-        for name in ("db", "report", "cases", "ort", "executable"):
+        for name in _PATHS:
             data[name] = None if data[name] is None else str(data[name])
+        data["ort"] = [str(path) for path in self.ort]
         data["lanes"] = None if self.lanes is None else [str(lane) for lane in self.lanes]
         for name in ("browsers", "backends"):
             data[name] = None if data[name] is None else [str(word) for word in data[name]]
@@ -219,8 +226,9 @@ class Settings:
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Return the settings that :meth:`to_json` wrote; raises KeyError or ValueError on anything else."""
         values = dict(data)
-        for name in ("db", "report", "cases", "ort", "executable"):
+        for name in _PATHS:
             values[name] = None if data[name] is None else Path(data[name])
+        values["ort"] = tuple(Path(path) for path in data["ort"])
         for name, read in (("browsers", Browser), ("backends", Backend), ("lanes", Lane.parse)):
             values[name] = None if data[name] is None else tuple(read(word) for word in data[name])
         values["faults"] = tuple(_plan_from_json(plan) for plan in data["faults"])
@@ -232,6 +240,17 @@ class Settings:
                 "given": frozenset(data["given"]),
             }
         )
+
+
+def _read(option: Option, raw: object, base: Path) -> Any:
+    """Return the value of an option from what was found of it; raises ValueError."""
+    if isinstance(raw, bool):
+        return raw
+    parse = _PARSERS[option.field]
+    if not option.many:
+        return parse(str(raw), base)
+    texts = raw if isinstance(raw, list) else str(raw).split(os.pathsep)
+    return tuple(dict.fromkeys(parse(str(text), base) for text in texts))
 
 
 def _plan_to_json(plan: FaultPlan) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from pytest_webaccel.fixtures import (
     _webaccel_item,
     _webaccel_lease,
     _webaccel_worker,
+    _webaccel_workers,
     webaccel,
     webaccel_app,
     webaccel_faults,
     webaccel_lane,
+    webaccel_ort,
     webaccel_page,
     webaccel_pool,
     webaccel_strategy,
@@ -40,10 +42,12 @@ __all__ = [
     "_webaccel_item",
     "_webaccel_lease",
     "_webaccel_worker",
+    "_webaccel_workers",
     "webaccel",
     "webaccel_app",
     "webaccel_faults",
     "webaccel_lane",
+    "webaccel_ort",
     "webaccel_page",
     "webaccel_pool",
     "webaccel_strategy",
@@ -97,7 +101,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give tests that use a lane one item for each lane that fits."""
-    if "webaccel_lane" in metafunc.fixturenames:
+    if "webaccel_lane" in metafunc.fixturenames or "webaccel_ort" in metafunc.fixturenames:
         from pytest_webaccel.scheduling.parametrization import generate
 
         generate(metafunc)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "SPARE_MEMORY",
     "TABLES",
+    "ConformanceRow",
     "LaneRow",
     "MeasurementRow",
     "ParityRow",
+    "PlacementRow",
     "RecoveryRow",
     "Row",
     "RunRow",
@@ -181,7 +183,8 @@ class TransactionRow(Row):
 class ParityRow(Row):
     """One output of one model on one lane, held against a reference.
 
-    ``placement`` counts nodes by execution provider, as the engine itself logged them.
+    ``tolerance`` is the absolute part of what was allowed, ``rule`` all of it in words. ``placement`` counts nodes by
+    execution provider, as the engine itself logged them.
     """
 
     table: ClassVar[str] = "parity"
@@ -197,11 +200,71 @@ class ParityRow(Row):
     tolerance: float
     blamed_operator: str = ""
     placement: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rule: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlacementRow(Row):
+    """How many nodes of one model one execution provider took, as the engine itself logged it.
+
+    ``operators`` counts them by type, where the engine lists them: it does not where one provider took all.
+    ``elsewhere`` names those on the CPU that were asked to be elsewhere.
+    """
+
+    table: ClassVar[str] = "placements"
+
+    test_id: str
+    lane: str
+    model: str
+    build: str
+    provider: str
+    nodes: int
+    operators: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    elsewhere: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConformanceRow(Row):
+    """One conformance test on one lane.
+
+    ``kind`` is how it ended and ``expected`` how it was expected to, both words of
+    :class:`~pytest_webaccel.parity.verdict.Kind`. ``version`` and ``build`` are the engine's. ``max_abs`` and
+    ``max_ulp`` are the largest over the outputs, zero where there was no answer. ``ms`` is the time that loading,
+    running and dropping the model took. ``placement`` counts nodes by execution provider.
+    """
+
+    table: ClassVar[str] = "conformance"
+
+    test_id: str
+    lane: str
+    case: str
+    operator: str
+    opset: int
+    kind: str
+    expected: str
+    detail: str
+    build: str
+    version: str
+    max_abs: float = 0.0
+    max_ulp: float = 0.0
+    ms: float = 0.0
+    placement: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 #: Row types by table name, in the order in which they are created.
 TABLES: Mapping[str, type[Row]] = {
-    row.table: row for row in (RunRow, LaneRow, TestRow, RecoveryRow, MeasurementRow, TransactionRow, ParityRow)
+    row.table: row
+    for row in (
+        RunRow,
+        LaneRow,
+        TestRow,
+        RecoveryRow,
+        MeasurementRow,
+        TransactionRow,
+        ParityRow,
+        PlacementRow,
+        ConformanceRow,
+    )
 }
 
 

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.models import ModelInfo
 
-__all__ = ["AUTOMATIC_BUILDS", "PROVIDERS", "SHAPE_OPERATORS", "LoadedModel", "OnnxEngine", "OrtCopy", "Placement"]
+__all__ = [
+    "AUTOMATIC_BUILDS",
+    "MOST_NAMED",
+    "PROVIDERS",
+    "SHAPE_OPERATORS",
+    "LoadedModel",
+    "OnnxEngine",
+    "OrtCopy",
+    "Placement",
+]
+
+#: Nodes of one model that are named for running elsewhere than asked.
+MOST_NAMED = 200
 
 #: The build that a backend gets when none is named. ``jsep`` for WebGPU: of the two builds it is the
 #: one whose known defects are loud (docs/limitations.md).
@@ -98,11 +110,16 @@ class Placement:
     """Where onnxruntime-web really put the nodes of a model, as its own log says.
 
     ``nodes`` counts by execution provider; WebNN counts a fused subgraph as one. ``fallbacks`` counts
-    operator types on the CPU that were asked to be elsewhere, shape arithmetic left out.
+    operator types on the CPU that were asked to be elsewhere, shape arithmetic left out. ``operators`` counts operator
+    types by provider (none where one provider took all: the log names no nodes then); ``elsewhere`` names the nodes on
+    the CPU that were asked to be elsewhere, as ``Conv (name)``, shape arithmetic among them, the first
+    :data:`MOST_NAMED` of them.
     """
 
     nodes: Mapping[str, int]
     fallbacks: Mapping[str, int]
+    operators: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def accelerated(self) -> int:
@@ -122,18 +139,25 @@ class Placement:
         """Return the placement in a page's account of the log; what is malformed in it is left out."""
         nodes: dict[str, int] = {}
         fallbacks: Counter[str] = Counter()
+        kinds: dict[str, Counter[str]] = {}
+        elsewhere: list[str] = []
         for entry in entries if isinstance(entries, list) else []:
             if not isinstance(entry, dict):
                 continue
             provider, count, named = str(entry.get("provider"))[:64], entry.get("nodes"), entry.get("operators")
             placed = count if type(count) is int and count > 0 else 0
             nodes[provider] = nodes.get(provider, 0) + placed
+            operators = [str(name)[:64] for name in named] if isinstance(named, list) else []
+            kinds.setdefault(provider, Counter()).update(operators)
             if provider == "CPUExecutionProvider" and backend is not Backend.CPU:
-                operators = [str(name)[:64] for name in named] if isinstance(named, list) else []
+                names = entry.get("names")
+                told = [str(name)[:128] for name in names] if isinstance(names, list) else []
+                elsewhere += [f"{kind} ({name})" for kind, name in zip(operators, told, strict=False)]
                 fallbacks.update(name for name in operators if name not in SHAPE_OPERATORS)
                 if not operators and placed:
                     fallbacks["(every operator)"] += placed
-        return cls(nodes, dict(fallbacks))
+        counted = {provider: dict(found) for provider, found in kinds.items() if found}
+        return cls(nodes, dict(fallbacks), counted, tuple(elsewhere[:MOST_NAMED]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from pytest_webaccel.errors import ConfigurationError, ModelError
 from pytest_webaccel.faces.arguments import DEADLINE_S, word
 from pytest_webaccel.faces.faults import Faults
 from pytest_webaccel.pool.steps import MAX_STEPS, Script, run_steps
-from pytest_webaccel.rows import MeasurementRow, Row
+from pytest_webaccel.rows import MeasurementRow, PlacementRow, Row
 from pytest_webaccel.terms import Engine, Lane, OrtBuild, ProbeResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.faces.arguments import Manner
     from pytest_webaccel.parity.blame import Blame
     from pytest_webaccel.parity.compare import Comparison
+    from pytest_webaccel.parity.tolerance import Tolerance
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
@@ -111,23 +112,92 @@ class WebAccel:
     def check(
         self,
         model: LoadedModel,
-        feeds: Mapping[str, Any],
+        feeds: Mapping[str, Any] | Path | str | Iterable[Mapping[str, Any]],
         *,
         lanes: Sequence[str] | None = None,
+        reference: Lane | str | Mapping[str, Any] | None = None,
+        tolerance: Tolerance | Mapping[str, Tolerance] | None = None,
         blame: bool = True,
         timeout: float = DEADLINE_S,
     ) -> Comparison:
         """Hold the answers of lanes (all of the run that work, or those named) against a reference.
 
-        The reference is onnxruntime on the CPU where installed, else the first lane. Raises
-        AssertionError naming the output, the worst element, which lanes agree with which, and, unless ``blame`` is
-        false, the operator to blame on each lane that disagrees (see :meth:`blame`).
-        """
-        from pytest_webaccel.faces.parity import Parity
+        ``feeds`` are arrays by input; or several such sets, from a generator perhaps; or where they lie: an ``.npz``
+        file, a folder of them, or a folder with ONNX's ``test_data_set_0`` and so on. ``reference`` is a lane, or the
+        right outputs by name; by default what is stored beside the feeds, else onnxruntime on the CPU where
+        installed, else the first lane. ``tolerance`` is for all outputs, or by output; by default it follows from
+        dtype and operators (:func:`~pytest_webaccel.parity.operators.model_tolerances`).
 
-        parity = Parity(self._worker, self._lease)
-        cases = self._manner.cases
-        return parity.check(model, feeds, lanes=lanes, timeout=timeout, blame=blame, cases=cases)
+        Raises AssertionError naming the output, the worst element, how the differences are spread, which lanes agree
+        with which, and, unless ``blame`` is false, the operator to blame on each lane that disagrees (see
+        :meth:`blame`).
+        """
+        from pytest_webaccel.faces.parity import Asked, Parity
+
+        beside = _lane(reference) if isinstance(reference, Lane | str) else reference
+        asked = Asked(lanes, beside, tolerance, blame, timeout, self._manner.cases)
+        return Parity(self._worker, self._lease).check(model, feeds, asked)
+
+    def check_repeats(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, Any],
+        *,
+        times: int = 3,
+        after: Sequence[str] = (),
+        fault: str = "browser_crash",
+        tolerance: Tolerance | None = None,
+        timeout: float = DEADLINE_S,
+    ) -> None:
+        """Hold the lane's answer against itself: asked ``times`` times, and after a recovery by each of ``after``.
+
+        ``after`` names strategies; for each, ``fault`` is caused and recovered from. The answers must be the same to
+        the bit, unless there is a ``tolerance``. Raises AssertionError naming the output and the worst element.
+        """
+        from pytest_webaccel.faces.metamorphic import Relations
+
+        relations = Relations(self._worker, self._lease, model, timeout)
+        relations.repeats(feeds, times=times, after=after, fault=fault, tolerance=tolerance)
+
+    def check_batch(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, Any],
+        *,
+        axes: int | Mapping[str, int] = 0,
+        output_axes: int | Mapping[str, int] = 0,
+        tolerance: Tolerance | None = None,
+        timeout: float = DEADLINE_S,
+    ) -> None:
+        """Hold the lane's answer to a batch against its answers to the items one by one.
+
+        ``axes`` is the axis that counts the items, of all inputs or by name; an input that is not named is the same for
+        all. ``output_axes`` likewise. By default the tolerance is that of the dtype. Raises AssertionError as
+        :meth:`check_repeats` does, FeedError for feeds that hold no batch of two or more.
+        """
+        from pytest_webaccel.faces.metamorphic import Relations
+
+        relations = Relations(self._worker, self._lease, model, timeout)
+        relations.batch(feeds, axes=axes, output_axes=output_axes, tolerance=tolerance)
+
+    def check_permutation(
+        self,
+        model: LoadedModel,
+        feeds: Mapping[str, Any],
+        *,
+        axes: int | Mapping[str, int] = 0,
+        output_axes: int | Mapping[str, int] = 0,
+        tolerance: Tolerance | None = None,
+        timeout: float = DEADLINE_S,
+    ) -> None:
+        """Hold the lane's answer to a batch in another order, drawn by the run's seed, against that in the first.
+
+        Arguments and errors are those of :meth:`check_batch`.
+        """
+        from pytest_webaccel.faces.metamorphic import Relations
+
+        relations = Relations(self._worker, self._lease, model, timeout)
+        relations.permutation(feeds, axes=axes, output_axes=output_axes, tolerance=tolerance)
 
     def blame(
         self,
@@ -218,6 +288,21 @@ class WebAccel:
     def _note_placement(self, model: LoadedModel) -> None:
         for provider, nodes in model.placement.nodes.items():
             self.measure(f"nodes_on_{provider}", nodes, "nodes", model=model)
+            here = provider == "CPUExecutionProvider"
+            self._worker.record(
+                PlacementRow(
+                    run_id=self._worker.run_id,
+                    evidence=self.probe.evidence,
+                    test_id=self._lease.terms.test_id,
+                    lane=str(self.lane),
+                    model=model.info.name,
+                    build=str(model.build),
+                    provider=provider,
+                    nodes=nodes,
+                    operators=model.placement.operators.get(provider, {}),
+                    elsewhere=list(model.placement.elsewhere) if here else [],
+                )
+            )
         fallen = sum(model.placement.fallbacks.values())
         if not fallen:
             return

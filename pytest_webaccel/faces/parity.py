@@ -3,103 +3,63 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pytest_webaccel.engines.models import MAX_BYTES, check_feeds, inspect_model
-from pytest_webaccel.engines.onnx import PROVIDERS, LoadedModel
-from pytest_webaccel.errors import (
-    DamagedLaneError,
-    FeedError,
-    LaneUnavailableError,
-    ModelError,
-    RecoveryError,
-)
+from pytest_webaccel.engines.onnx import LoadedModel
+from pytest_webaccel.errors import ConfigurationError, LaneUnavailableError, ModelError
+from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity.blame import NondeterministicError, find_blame
-from pytest_webaccel.parity.case import Surroundings, write_case
+from pytest_webaccel.parity.case import write_case
 from pytest_webaccel.parity.compare import compare_all, message
-from pytest_webaccel.parity.reference import Reference, run_reference
-from pytest_webaccel.parity.verdict import Kind, Ran
+from pytest_webaccel.parity.operators import model_tolerances
+from pytest_webaccel.parity.reference import Reference, run_references
+from pytest_webaccel.parity.stored import given_sets
+from pytest_webaccel.parity.tolerance import Tolerance
+from pytest_webaccel.parity.verdict import Kind
 from pytest_webaccel.rows import ParityRow
-from pytest_webaccel.terms import Lane, OrtBuild
+from pytest_webaccel.terms import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import numpy as np
+    from numpy.typing import NDArray
 
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.parity.blame import Blame
     from pytest_webaccel.parity.compare import Comparison
+    from pytest_webaccel.parity.stored import Stored
     from pytest_webaccel.parity.verdict import Runner
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["LaneRunner", "Parity"]
+__all__ = ["Asked", "Parity"]
 
 _log = logging.getLogger(__name__)
+
+Arrays = Mapping[str, "NDArray[Any]"]
 
 #: Bytes of a model from which on it is said that a search for the operator to blame holds it several times over.
 _LARGE_BYTES = 512 << 20
 
 
-class LaneRunner:
-    """A leased lane as somewhere that models run. Nothing of a model stays on it.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """What a test asks of a comparison; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
 
-    A lane that breaks under a model is mended by the test's strategy and asked again; where that is in vain the model
-    is what crashes it.
-    """
-
-    def __init__(self, worker: Worker, lease: Lease, build: OrtBuild | None, timeout: float) -> None:
-        self._worker = worker
-        self._lease = lease
-        self._build = build
-        self._timeout = timeout
-
-    @property
-    def name(self) -> str:
-        """The lane, with the build where one was named."""
-        return f"{self._lease.lane.name}{f' ({self._build} build)' if self._build else ''}"
-
-    def run(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Ran:
-        """Load a model, run it once, drop it."""
-        call, lease, deadline = self._worker.call, self._lease, self._timeout + self._worker.recovery_s
-        held = set(lease.models)  # the test's own stay, also where the whole model is one of them
-        try:
-            loaded = call(lease.load(model, self._build, deadline=self._timeout), deadline=deadline)
-        except ModelError as error:
-            return Ran({}, Kind.UNSUPPORTED, str(error))
-        except (RecoveryError, DamagedLaneError) as error:
-            return Ran({}, Kind.CRASHED, str(error))
-        try:
-            outputs, _ = call(lease.run(loaded, feeds, deadline=self._timeout), deadline=deadline)
-        except (ModelError, FeedError) as error:
-            return Ran({}, Kind.FAILED, str(error))
-        except (RecoveryError, DamagedLaneError) as error:
-            return Ran({}, Kind.CRASHED, str(error))
-        finally:
-            if loaded.key not in held:
-                call(lease.drop(loaded, deadline=self._timeout), deadline=deadline)
-                if loaded.info.path.parent == lease.folder:
-                    loaded.info.path.unlink(missing_ok=True)
-        return Ran(outputs, fallbacks=loaded.placement.fallbacks)
-
-    def surroundings(self, model: str) -> Surroundings:
-        """Return what a case that was found here says of the place."""
-        lane = self._lease.lane
-        engine, probe = lane.here.engine, lane.probe
-        return Surroundings(
-            lane=str(lane.name),
-            browser=f"{probe.lane.browser} {probe.version}",
-            adapter=probe.adapter,
-            engine=engine.ort.version,
-            module=engine.ort.module(engine.choose(self._build)),
-            provider=PROVIDERS[lane.name.backend],
-            system=platform.platform(),
-            model=model,
-        )
+    lanes: Sequence[str] | None
+    reference: Lane | Arrays | None
+    tolerance: Tolerance | Mapping[str, Tolerance] | None
+    blame: bool
+    timeout: float
+    cases: Path | None
 
 
 class Parity:
@@ -110,35 +70,33 @@ class Parity:
         self._lease = lease
 
     def check(
-        self,
-        model: LoadedModel,
-        feeds: Mapping[str, Any],
-        *,
-        lanes: Sequence[str] | None,
-        timeout: float,
-        blame: bool,
-        cases: Path | None,
+        self, model: LoadedModel, feeds: Mapping[str, Any] | Path | str | Iterable[Mapping[str, Any]], asked: Asked
     ) -> Comparison:
-        """Hold the answers of ``lanes`` against a reference; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
-        names = self._worker.pool.lanes if lanes is None else tuple(Lane.parse(name) for name in lanes)
-        answers: dict[str, Mapping[str, np.ndarray[Any, Any]]] = {}
+        """Hold the answers of lanes against a reference; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
+        data = model.info.path.read_bytes()
+        sets = given_sets(feeds, data)
+        names = self._worker.pool.lanes if asked.lanes is None else tuple(Lane.parse(name) for name in asked.lanes)
+        # the reference comes first: what it cannot run is said before any lane is asked
+        reference, right = self._right(model, sets, asked)
+        answers: dict[str, Sequence[Arrays]] = {} if right is None else {reference: right}
         loaded: dict[str, LoadedModel] = {}
-        reference = run_reference(model.info.path, feeds)
-        if reference is not None:
-            answers[reference[0]] = reference[1]
         for name in names:
-            build = model.build if name == self._lease.lane.name else None
-            loaded[str(name)], answers[str(name)] = self._answer_of(name, model, build, feeds, timeout)
+            if str(name) not in answers:
+                build = model.build if name == self._lease.lane.name else None
+                loaded[str(name)], answers[str(name)] = self._answers_of(name, model, build, sets, asked.timeout)
         if len(answers) < 2:
             raise LaneUnavailableError(
                 f"there is nothing to compare {self._lease.lane.name} with: install onnxruntime for a reference, or "
                 "run more lanes."
             )
-        comparison = compare_all(answers, next(iter(answers)))
+        reference = next(iter(answers))
+        allowed = self._allowed(data, sets, answers[reference], asked.tolerance)
+        merged = {source: _merged(sets, found, answers[reference]) for source, found in answers.items()}
+        comparison = compare_all(merged, reference, allowed)
         blamed: dict[str, Blame] = {}
         told = message(comparison, model.info.name)
-        if blame and reference is not None:
-            blamed, story = self._blamed(comparison, loaded, feeds, timeout, cases)
+        if asked.blame and not comparison.agrees:
+            blamed, story = self._blamed(comparison, loaded, sets, asked)
             told = "\n".join([told, *story])
         self._record(comparison, loaded, blamed)
         assert comparison.agrees, told
@@ -155,6 +113,7 @@ class Parity:
         fallbacks: bool,
         timeout: float,
         case: Path | None,
+        tolerances: Mapping[str, Tolerance] | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> Blame:
         """Find the operator to blame; see :meth:`pytest_webaccel.faces.WebAccel.blame`."""
@@ -177,7 +136,9 @@ class Parity:
                 held = leases.enter_context(self._leased(reference))
                 beside = LaneRunner(self._worker, held, None, timeout)
             whole = onnx.load_from_string(info.path.read_bytes())
-            blame = find_blame(whole, arrays, runner, beside, fallbacks=fallbacks, tell=tell or _log.info)
+            blame = find_blame(
+                whole, arrays, runner, beside, tolerances=tolerances, fallbacks=fallbacks, tell=tell or _log.info
+            )
             if case is not None and blame.whole.kind is not Kind.AGREES:
                 write_case(blame, runner.surroundings(info.name), case)
         return blame
@@ -187,32 +148,80 @@ class Parity:
     def _info(self, model: LoadedModel | Path | str | bytes) -> ModelInfo:
         return model.info if isinstance(model, LoadedModel) else inspect_model(model, self._lease.folder)
 
+    def _right(self, model: LoadedModel, sets: Sequence[Stored], asked: Asked) -> tuple[str, Sequence[Arrays] | None]:
+        """Return the reference's name and its answer to each set; None for it where the first lane must do."""
+        if isinstance(asked.reference, Lane):
+            _, answers = self._answers_of(asked.reference, model, None, sets, asked.timeout)
+            return str(asked.reference), answers
+        known = [info.name for info in model.info.outputs]
+        if asked.reference is not None:
+            if len(sets) > 1:
+                raise ConfigurationError(
+                    f"reference= holds the answers to one set of feeds, and there are {len(sets)}. Store the answers "
+                    "beside the feeds, in the same .npz."
+                )
+            if unknown := [name for name in asked.reference if name not in known]:
+                raise ConfigurationError(
+                    f"reference= has {', '.join(unknown)}, which {model.info} does not give; it gives "
+                    f"{', '.join(known)}"
+                )
+            return "given", [{name: np.asarray(array) for name, array in asked.reference.items()}]
+        if all(one.expected for one in sets):
+            return "stored", [one.expected for one in sets]
+        found = run_references(model.info.path, [one.feeds for one in sets])
+        return ("", None) if found is None else found
+
+    def _allowed(
+        self,
+        data: bytes,
+        sets: Sequence[Stored],
+        right: Sequence[Arrays],
+        given: Tolerance | Mapping[str, Tolerance] | None,
+    ) -> dict[str, Tolerance]:
+        """Return the tolerance of each output of each set, as :func:`_merged` names them."""
+        import onnx
+
+        whole = onnx.load_from_string(data) if not isinstance(given, Tolerance) else None
+        found = {}
+        for one, expected in zip(sets, right, strict=True):
+            rules = {} if whole is None else model_tolerances(whole, one.feeds, expected)
+            for name in expected:
+                rule = given if isinstance(given, Tolerance) else (given or {}).get(name, rules.get(name))
+                if rule is not None:
+                    found[_key(name, one)] = rule
+        return found
+
     def _blamed(
         self,
         comparison: Comparison,
         loaded: Mapping[str, LoadedModel],
-        feeds: Mapping[str, Any],
-        timeout: float,
-        cases: Path | None,
+        sets: Sequence[Stored],
+        asked: Asked,
     ) -> tuple[dict[str, Blame], list[str]]:
         """Return what is to blame on each lane that disagrees, and the lines that say so."""
         found: dict[str, Blame] = {}
         lines: list[str] = []
+        known = {str(lane): lane for lane in self._worker.pool.lanes}
         for lane, outputs in comparison.differences.items():
-            if all(one.agrees for one in outputs.values()):
+            wrong = next(
+                (one for one in sets for name, each in outputs.items() if not each.agrees and _of(name, one)), None
+            )
+            if wrong is None or lane not in loaded:
                 continue
             model = loaded[lane]
-            case = None if cases is None else cases / f"{Path(model.info.name).stem}-{lane.replace(':', '-')}"
+            case = asked.cases and asked.cases / f"{Path(model.info.name).stem}-{lane.replace(':', '-')}"
+            rules = {info.name: _key(info.name, wrong) for info in model.info.outputs}
             try:
                 blame = found[lane] = self.blame(
                     model,
-                    feeds,
+                    wrong.feeds,
                     Lane.parse(lane),
                     build=model.build,
-                    reference=None,
+                    reference=known.get(comparison.reference),
                     fallbacks=False,
-                    timeout=timeout,
+                    timeout=asked.timeout,
                     case=case,
+                    tolerances={name: outputs[key].tolerance for name, key in rules.items() if key in outputs},
                 )
             except NondeterministicError as error:
                 lines.append(f"  not deterministic: {error}")
@@ -241,6 +250,7 @@ class Parity:
                         max_abs=float(difference.max_abs),
                         max_ulp=float(difference.max_ulp),
                         tolerance=float(difference.tolerance.atol),
+                        rule=str(difference.tolerance),
                         blamed_operator="" if difference.agrees or lane not in blamed else blamed[lane].operator,
                         placement=loaded[lane].placement.nodes,
                     )
@@ -256,13 +266,35 @@ class Parity:
         with self._worker.lease(name, self._lease.terms.test_id) as lease:
             yield lease
 
-    def _answer_of(
-        self, name: Lane, model: LoadedModel, build: OrtBuild | None, feeds: Mapping[str, Any], timeout: float
-    ) -> tuple[LoadedModel, Mapping[str, np.ndarray[Any, Any]]]:
+    def _answers_of(
+        self, name: Lane, model: LoadedModel, build: OrtBuild | None, sets: Sequence[Stored], timeout: float
+    ) -> tuple[LoadedModel, list[Arrays]]:
+        """Return the model as a lane has it, and the lane's answer to each set."""
         call, deadline = self._worker.call, timeout + self._worker.recovery_s
         with self._leased(name) as lease:
             there = model
             if lease is not self._lease:
                 there = call(lease.load(model.info.path, build, deadline=timeout), deadline=deadline)
-            answer, _ = call(lease.run(there, feeds, deadline=timeout), deadline=timeout + deadline)
-        return there, answer
+            answers: list[Arrays] = []
+            for one in sets:
+                answer, _ = call(lease.run(there, one.feeds, deadline=timeout), deadline=timeout + deadline)
+                answers.append(answer)
+        return there, answers
+
+
+def _key(output: str, one: Stored) -> str:
+    """Return the name of an output of a set among those of all sets."""
+    return f"{output} of {one.name}" if one.name else output
+
+
+def _of(key: str, one: Stored) -> bool:
+    return not one.name or key.endswith(f" of {one.name}")
+
+
+def _merged(sets: Sequence[Stored], answers: Sequence[Arrays], right: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
+    """Return the outputs of every set in one mapping, those that the reference has."""
+    return {
+        _key(name, one): answer[name]
+        for one, answer, expected in zip(sets, answers, right, strict=True)
+        for name in expected
+    }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-__all__ = ["MIGRATIONS", "VERSION", "create_statement", "prepare", "require_known"]
+__all__ = ["MIGRATIONS", "VERSION", "create_statement", "existing", "prepare", "require_known"]
 
 #: Version of the tables. A column that is only added does not raise it: :func:`prepare` adds it.
 VERSION = 1
@@ -69,7 +69,7 @@ def require_known(connection: duckdb.DuckDBPyConnection, where: str) -> int | No
     Raises HistoryError when the version is newer than :data:`VERSION`, or when a table has a name
     of ours and no version stands beside it.
     """
-    names = set(_existing(connection))
+    names = set(existing(connection))
     if "webaccel_schema" not in names:
         if foreign := sorted(names & set(TABLES)):
             raise HistoryError(
@@ -92,7 +92,7 @@ def require_known(connection: duckdb.DuckDBPyConnection, where: str) -> int | No
     return version
 
 
-def _existing(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
+def existing(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
     """Return the columns of each table in the main schema."""
     tables: dict[str, set[str]] = {}
     query = (
@@ -105,13 +105,13 @@ def _existing(connection: duckdb.DuckDBPyConnection) -> dict[str, set[str]]:
 
 
 def _add_columns(connection: duckdb.DuckDBPyConnection) -> None:
-    existing = _existing(connection)
+    there = existing(connection)
     for table, kind in TABLES.items():
-        if table not in existing:
+        if table not in there:
             connection.execute(create_statement(kind))
             continue
         for column in columns(kind):
-            if column.name not in existing[table]:
+            if column.name not in there[table]:
                 connection.execute(f'ALTER TABLE "{table}" ADD COLUMN "{column.name}" {column.sql}')
 
 

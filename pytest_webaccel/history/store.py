@@ -114,9 +114,14 @@ class Store:
         return int(found[0]) if found else 0
 
     def rows(self, kind: type[_Kind], run_id: str | None = None) -> list[_Kind]:
-        """Return the rows of one table, of one run or of all, oldest first."""
-        parts = columns(kind)
-        names = ", ".join(f'"{part.name}"' for part in parts)
+        """Return the rows of one table, of one run or of all, oldest first.
+
+        A database that an older version wrote, opened to be read only, may lack the table, or columns of it.
+        """
+        there = schema.existing(self._connection).get(kind.table)
+        if there is None:
+            return []
+        names = ", ".join(f'"{part.name}"' if part.name in there else "NULL" for part in columns(kind))
         where = "" if run_id is None else "WHERE run_id = ? "
         query = f'SELECT {names} FROM "{kind.table}" {where}ORDER BY "at", row_id'  # noqa: S608 - names of our own types
         return self._fetch(kind, query, [] if run_id is None else [run_id])

@@ -33,6 +33,8 @@ export class LaneDevice {
     this.context = null;
     /** Devices, or the context, that the lane works with: its own and onnxruntime's. @type {Set<any>} */
     this.devices = new Set();
+    /** Those whose owner may end them by itself, which is no loss. @type {Set<any>} */
+    this.ending = new Set();
     /** @type {(reason: Error) => void} */
     this.rejectLost = () => {};
     /** @type {Promise<never>} */
@@ -45,6 +47,7 @@ export class LaneDevice {
     const generation = ++this.generation;
     for (const old of this.devices) old.destroy?.(); // with all the memory that it still has
     this.devices.clear();
+    this.ending.clear();
     this.isLost = false;
     this.lost = new Promise((_, reject) => {
       this.rejectLost = reject;
@@ -96,15 +99,26 @@ export class LaneDevice {
    * @param {number} generation
    */
   watch(device, generation) {
-    if (!device?.lost || generation !== this.generation || this.devices.has(device)) return;
+    if (!device?.lost || generation !== this.generation) return;
+    this.ending.delete(device);
+    if (this.devices.has(device)) return;
     this.devices.add(device);
     device.lost.then((info) => {
       if (generation !== this.generation || this.isLost) return;
+      if (this.ending.delete(device) && info?.reason === "destroyed") {
+        this.devices.delete(device);
+        return;
+      }
       this.isLost = true;
       const message = String(info?.message ?? "");
       this.onLost({ reason: String(info?.reason ?? "unknown"), message, generation });
       this.rejectLost(new DeviceLost(message));
     });
+  }
+
+  /** Has the end of a device by its owner's hand count as no loss, until it is watched again. @param {any} device */
+  mayEnd(device) {
+    if (this.devices.has(device)) this.ending.add(device);
   }
 }
 

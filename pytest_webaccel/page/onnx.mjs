@@ -61,10 +61,14 @@ class LogTap {
 // onnxruntime binds console.error when it starts, so the tap is laid before it is imported.
 const tap = new LogTap();
 
+/** Nodes on the CPU that are named: an answer has room for so many. */
+const MOST_NAMED = 200;
+
 /**
  * Reads node placements from onnxruntime's verbose log.
  * @param {string[]} lines
- * @returns {{provider: string, nodes: number, operators: string[]}[]} operators stay empty where one provider took all
+ * @returns {{provider: string, nodes: number, operators: string[], names: string[]}[]} the operators of the nodes and, on
+ *   the CPU, the names of the first; none where one provider took all
  */
 export function placements(lines) {
   /** @type {ReturnType<typeof placements>} */
@@ -77,12 +81,15 @@ export function placements(lines) {
     const some = /^Node\(s\) placed on \[(\w+)\]\. Number of nodes: (\d+)/.exec(words);
     const header = all ?? some;
     if (header) {
-      found.push({ provider: header[1], nodes: Number(header[2]), operators: [] });
+      found.push({ provider: header[1], nodes: Number(header[2]), operators: [], names: [] });
       reading = true;
       continue;
     }
-    const node = /^(\S+) \(/.exec(words);
-    if (reading && node) found[found.length - 1].operators.push(node[1]);
+    const node = /^(\S+) \((.*)\)/.exec(words);
+    if (!reading || !node) continue;
+    const { provider, operators, names } = found[found.length - 1];
+    operators.push(node[1]);
+    if (provider === "CPUExecutionProvider" && names.length < MOST_NAMED) names.push(node[2].slice(0, 128));
   }
   return found;
 }
@@ -97,6 +104,8 @@ export class OnnxEngine {
     this.loads = new Map();
     /** @type {Map<string, Promise<any>>} */
     this.modules = new Map();
+    /** How many times a module's memory was left as nobody knows it. */
+    this.spoilt = 0;
     /** @type {Promise<unknown>} */
     this.last = Promise.resolve();
   }
@@ -126,7 +135,8 @@ export class OnnxEngine {
   module(url, base) {
     let module = this.modules.get(url);
     if (!module) {
-      module = import(`${url}?generation=${this.device.generation}`).then((ort) => {
+      const which = this.spoilt ? `${this.device.generation}.${this.spoilt}` : `${this.device.generation}`;
+      module = import(`${url}?generation=${which}`).then((ort) => {
         ort.env.wasm.numThreads = 1;
         ort.env.wasm.wasmPaths = base;
         ort.env.logLevel = "verbose";
@@ -135,6 +145,24 @@ export class OnnxEngine {
       this.modules.set(url, module);
     }
     return module;
+  }
+
+  /**
+   * Forgets a module, with its sessions, where `error` says that it stopped in the middle of something: every later
+   * call into it would fail or, worse, answer. The next load takes a new one.
+   * @param {unknown} error
+   * @param {string} url
+   */
+  distrust(error, url) {
+    const aborted = error instanceof Error && error.message.includes("Aborted(");
+    if (!(error instanceof WebAssembly.RuntimeError) && typeof error !== "number" && !aborted) return;
+    this.spoilt += 1;
+    this.modules.delete(url);
+    for (const [model, entry] of this.sessions) {
+      if (entry.url !== url) continue;
+      this.sessions.delete(model);
+      this.loads.delete(model);
+    }
   }
 
   /**
@@ -178,9 +206,10 @@ export class OnnxEngine {
         await within(session.release(), 5_000, "release");
         throw new OperationError("unloaded", "the model was unloaded before it was loaded");
       }
-      sessions.set(args.model, { session, ort });
-      const device = args.provider === "webgpu" ? await ort.env.webgpu?.device : null;
-      if (device) this.device.watch(device, this.device.generation);
+      const entry = { session, ort, url: args.url, device: null };
+      sessions.set(args.model, entry);
+      entry.device = args.provider === "webgpu" ? await ort.env.webgpu?.device : null;
+      if (entry.device) this.device.watch(entry.device, this.device.generation);
       return {
         inputs: session.inputNames,
         outputs: session.outputNames,
@@ -188,6 +217,7 @@ export class OnnxEngine {
         version: ort.env.versions?.web ?? ort.env.versions?.common ?? "",
       };
     } catch (error) {
+      this.distrust(error, args.url);
       throw asOperationError("model", error);
     }
   }
@@ -214,6 +244,7 @@ export class OnnxEngine {
       const run = () => session.run(feeds, fetches, { logSeverityLevel: 3 });
       results = await this.orLost(this.inTurn(run));
     } catch (error) {
+      this.distrust(error, entry.url);
       throw asOperationError("operator", error);
     }
     return Object.entries(results).map(([name, tensor]) => outTensor(name, tensor));
@@ -230,6 +261,8 @@ export class OnnxEngine {
     this.sessions.delete(model);
     this.loads.delete(model);
     if (!entry || this.device.isLost) return { released: false };
+    // The native build ends its device with the last session that uses it.
+    if (![...this.sessions.values()].some((other) => other.device === entry.device)) this.device.mayEnd(entry.device);
     try {
       await within(entry.session.release(), 5_000, "release");
       return { released: true };

@@ -23,7 +23,7 @@ from pytest_webaccel.errors import ModelError
 from pytest_webaccel.parity.compare import compare
 from pytest_webaccel.parity.graph import Graph, used_by
 from pytest_webaccel.parity.inline import inlined
-from pytest_webaccel.parity.operators import allowance
+from pytest_webaccel.parity.operators import allowance, scaled
 from pytest_webaccel.parity.search import narrow
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
 from pytest_webaccel.parity.verdict import Kind, Ran, Verdict, judged
@@ -266,12 +266,7 @@ class _Search:
         known = {used for node in makers for used in used_by(node)} - {*self._graph.weights}
         shapes = {used: value.shape for used, value in self._known(sorted(known - self._other)).items()}
         shapes |= {used: tuple(tensor.dims) for used, tensor in self._graph.weights.items()}
-        rule = allowance(makers, shapes, array.dtype)
-        # Terms of a sum may cancel, which leaves the error of the terms and few digits of the sum.
-        finite = np.abs(array[np.isfinite(array)].astype(np.float64))
-        largest, info = float(finite.max(initial=0.0)), np.finfo(array.dtype)
-        floor = max(_MARGIN * rule.ulp * float(info.eps) * largest, float(info.tiny))
-        return Tolerance(max(rule.atol, floor), rule.rtol, rule.ulp * _MARGIN)
+        return scaled(allowance(makers, shapes, array.dtype), array, _MARGIN)
 
     # -- making smaller ----------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ class Difference:
     ``n_bad`` of ``count`` elements are outside ``tolerance``; ``worst`` is the index of the one that
     is furthest outside (or nearest to it), ``expected`` and ``got`` its values. ``max_abs``,
     ``max_rel`` (over elements expected not to be zero) and ``max_ulp`` (steps between integers) are
-    infinite where NaN or infinity meets something else. ``nan_mismatch`` counts the elements where
+    infinite where NaN or infinity meets something else. ``spread`` holds the absolute difference that half of the
+    elements, 90 % and 99 % of them do not exceed. ``nan_mismatch`` counts the elements where
     exactly one side is NaN. ``shape_mismatch`` and ``dtype_mismatch`` are (expected, got) or None;
     with either nothing else was compared. Text counts 0 or infinitely far apart.
     """
@@ -37,6 +38,7 @@ class Difference:
     max_abs: float = 0.0
     max_rel: float = 0.0
     max_ulp: float = 0.0
+    spread: tuple[float, float, float] = (0.0, 0.0, 0.0)
     worst: tuple[int, ...] | None = None
     expected: object = None
     got: object = None
@@ -54,9 +56,11 @@ class Difference:
         where = (
             f"; worst at {list(self.worst)}: expected {self.expected}, got {self.got}" if self.worst is not None else ""
         )
+        half, most, nearly = self.spread
         return (
             f"{self.n_bad} of {self.count} elements outside {self.tolerance}{nan}{where} "
-            f"(max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}, max ULP {self.max_ulp:.3g})"
+            f"(max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}, max ULP {self.max_ulp:.3g}; "
+            f"abs p50 {half:.3g}, p90 {most:.3g}, p99 {nearly:.3g})"
         )
 
 
@@ -177,6 +181,7 @@ def _incomparable(
         max_abs=math.inf,
         max_rel=math.inf,
         max_ulp=math.inf,
+        spread=(math.inf, math.inf, math.inf),
         shape_mismatch=shape_mismatch,
         dtype_mismatch=dtype_mismatch,
     )
@@ -209,11 +214,18 @@ def _difference(
         max_abs=float(np.max(apart)),
         max_rel=float(np.max(relative)),
         max_ulp=float(np.max(ulp)),
+        spread=_spread(apart),
         worst=worst,
         expected=_plain(expected[worst]),
         got=_plain(got[worst]),
         nan_mismatch=nan,
     )
+
+
+def _spread(apart: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the nearest elements at or above the 50th, 90th and 99th percentile; infinity cannot be interpolated."""
+    half, most, nearly = np.percentile(apart, [50, 90, 99], method="higher")
+    return float(half), float(most), float(nearly)
 
 
 def _plain(value: object) -> object:

@@ -21,10 +21,10 @@ from pytest_webaccel.parity.tolerance import EXACT, Tolerance, tolerance_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from numpy.typing import DTypeLike
-    from onnx import NodeProto
+    from numpy.typing import DTypeLike, NDArray
+    from onnx import ModelProto, NodeProto
 
-__all__ = ["allowance", "operator_tolerance"]
+__all__ = ["allowance", "model_tolerances", "operator_tolerance", "scaled"]
 
 #: ULP of float32 and of float16 for operators whose error does not depend on sizes.
 _ULP: Mapping[str, tuple[int, int]] = {
@@ -52,6 +52,9 @@ _ATOL: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(("Cos", "Erf", "Sin", "Tan", "Tanh"), (1 / 1024, 1 / 512)),
     "Log": (1 / 1024, 1 / 1024),
 }
+
+#: Operators of a model up to which their tolerances are added up.
+_MOST_ADDED_UP = 64
 
 #: What computes nothing that could be rounded.
 _EXACT = frozenset(
@@ -105,6 +108,62 @@ def allowance(
         atol += rule.atol
     most = whole.rtol / float(np.finfo(np.dtype(dtype)).eps)
     return whole if ulp > most or atol > whole.atol else Tolerance(atol, ulp=ulp)
+
+
+def scaled(rule: Tolerance, array: NDArray[Any], margin: int = 1) -> Tolerance:
+    """Return ``rule``, ``margin`` times as wide, as it holds for a floating-point ``array``.
+
+    Terms of a sum may cancel, which leaves the error of the terms and few digits of the sum: so the ULP are granted at
+    the size of the array's largest element as well.
+    """
+    finite = np.abs(array[np.isfinite(array)].astype(np.float64))
+    largest, info = float(finite.max(initial=0.0)), np.finfo(array.dtype)
+    floor = max(margin * rule.ulp * float(info.eps) * largest, float(info.tiny))
+    return Tolerance(max(rule.atol, floor), rule.rtol, rule.ulp * margin)
+
+
+def model_tolerances(
+    model: ModelProto, feeds: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]
+) -> dict[str, Tolerance]:
+    """Return how far each expected output of a whole model may be off, by name.
+
+    That is what its operators may be off together where they are few and each has a rule (:func:`allowance`), and the
+    mixed rule of the output's dtype otherwise.
+    """
+    few = len(model.graph.node) <= _MOST_ADDED_UP and not model.functions
+    shapes = _shapes(model, feeds) if few else {}
+    found = {}
+    for name, array in expected.items():
+        rule = tolerance_for(array.dtype)
+        if few and array.dtype.kind == "f":
+            rule = allowance(model.graph.node, shapes, array.dtype)
+            rule = rule if rule.rtol else scaled(rule, array)
+        found[name] = rule
+    return found
+
+
+def _shapes(model: ModelProto, feeds: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's tensors when it is fed with ``feeds``, as far as they can be inferred."""
+    import onnx
+
+    fed = onnx.ModelProto()
+    fed.CopyFrom(model)
+    for value in fed.graph.input:
+        if value.name in feeds and value.type.HasField("tensor_type"):
+            tensor = value.type.tensor_type
+            tensor.ClearField("shape")
+            sizes = feeds[value.name].shape
+            tensor.shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=size) for size in sizes)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(fed, data_prop=True)
+    except Exception:  # an operator without a rule then; the mixed rule stands
+        inferred = fed
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for value in (*inferred.graph.input, *inferred.graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes
 
 
 # -- operators that add up ------------------------------------------------------------------------

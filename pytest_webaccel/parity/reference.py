@@ -11,11 +11,11 @@ from pytest_webaccel.errors import FeedError, ModelError
 from pytest_webaccel.parity.verdict import Kind, Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Reference", "run_reference"]
+__all__ = ["Reference", "run_reference", "run_references"]
 
 
 class Reference:
@@ -56,6 +56,14 @@ def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tup
     Blocks until the model has run; call it off the loop. Raises ModelError when onnxruntime cannot
     load or run the model, FeedError when the feeds do not fit it.
     """
+    found = run_references(model, [feeds])
+    return None if found is None else (found[0], found[1][0])
+
+
+def run_references(
+    model: bytes | Path, sets: Sequence[Mapping[str, NDArray[Any]]]
+) -> tuple[str, list[dict[str, NDArray[Any]]]] | None:
+    """Return (name of the reference, its outputs for each set of feeds); as :func:`run_reference` otherwise."""
     try:
         import onnxruntime
     except ImportError:
@@ -67,8 +75,12 @@ def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tup
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(
             f"{what} cannot be loaded by the reference, {name}: {error}. "
-            f"Check it with onnx.checker.check_model, or compare the lanes with each other only"
+            f"Check it with onnx.checker.check_model, or compare lanes with each other: reference=LANE"
         ) from error
+    return name, [_answered(session, feeds, what, name) for feeds in sets]
+
+
+def _answered(session: Any, feeds: Mapping[str, NDArray[Any]], what: str, name: str) -> dict[str, NDArray[Any]]:
     wanted = {one.name for one in session.get_inputs()}
     if wanted != set(feeds):
         raise FeedError(f"{what}: feeds are named {sorted(feeds)}; the model's inputs are {sorted(wanted)}")
@@ -78,7 +90,7 @@ def run_reference(model: bytes | Path, feeds: Mapping[str, NDArray[Any]]) -> tup
     except Exception as error:
         kind = FeedError if type(error).__name__ == "InvalidArgument" else ModelError
         raise kind(f"{what} cannot be run by the reference, {name}: {error}") from error
-    return name, {one: np.asarray(value) for one, value in zip(names, values, strict=True)}
+    return {one: np.asarray(value) for one, value in zip(names, values, strict=True)}
 
 
 def _session(model: bytes | Path, *, plain: bool = False) -> Any:

@@ -37,13 +37,15 @@ class Ran:
     """What a runner made of a model: its ``outputs`` by name, or none of them and how it ended.
 
     ``trouble`` is UNSUPPORTED where the engine refused the model, FAILED where a run did, CRASHED where the lane broke
-    under it each time it was tried. ``fallbacks`` counts operators that ran elsewhere than they were asked to.
+    under it each time it was tried. ``fallbacks`` counts operators that ran elsewhere than they were asked to,
+    ``placement`` the nodes by execution provider.
     """
 
     outputs: Mapping[str, NDArray[Any]]
     trouble: Kind | None = None
     detail: str = ""
     fallbacks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    placement: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class Runner(Protocol):

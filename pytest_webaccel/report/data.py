@@ -11,9 +11,11 @@ from pytest_webaccel.history import Store
 from pytest_webaccel.rows import (
     SPARE_MEMORY,
     TABLES,
+    ConformanceRow,
     LaneRow,
     MeasurementRow,
     ParityRow,
+    PlacementRow,
     RecoveryRow,
     Row,
     RunRow,
@@ -78,6 +80,8 @@ class ReportData:
     measurements: tuple[MeasurementRow, ...] = ()
     transactions: tuple[TransactionRow, ...] = ()
     parity: tuple[ParityRow, ...] = ()
+    placements: tuple[PlacementRow, ...] = ()
+    conformance: tuple[ConformanceRow, ...] = ()
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -103,6 +107,8 @@ class ReportData:
             measurements=_of(ordered, MeasurementRow),
             transactions=_of(ordered, TransactionRow),
             parity=_of(ordered, ParityRow),
+            placements=_of(ordered, PlacementRow),
+            conformance=_of(ordered, ConformanceRow),
             missing=missing,
             notes=tuple(notes),
         )
@@ -126,7 +132,14 @@ class ReportData:
     @property
     def grades(self) -> tuple[Evidence, ...]:
         """The grades of evidence that occur, the strongest first."""
-        rows: list[Row] = [*self.lanes, *self.tests, *self.recoveries, *self.measurements, *self.parity]
+        rows: list[Row] = [
+            *self.lanes,
+            *self.tests,
+            *self.recoveries,
+            *self.measurements,
+            *self.parity,
+            *self.conformance,
+        ]
         found = {row.evidence for row in rows}
         return tuple(grade for grade in Evidence if grade in found)
 
@@ -145,7 +158,7 @@ class ReportData:
 
     def of_test(self, test_id: str) -> tuple[Row, ...]:
         """Return every row that belongs to the test ``test_id``."""
-        rows: list[Row] = [*self.tests, *self.recoveries, *self.measurements, *self.parity]
+        rows: list[Row] = [*self.tests, *self.recoveries, *self.measurements, *self.parity, *self.conformance]
         return tuple(row for row in rows if getattr(row, "test_id", None) == test_id)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FAILED", "FALLBACK", "INK", "MARKERS", "OTHER", "PHASES", "STRATEGIES"]
+__all__ = ["FAILED", "FALLBACK", "INK", "KINDS", "MARKERS", "OTHER", "PHASES", "STRATEGIES"]
 
 #: Text and axes. In SVG it becomes ``currentColor``, so that a figure follows a dark page.
 INK = "#1b1f24"
@@ -42,4 +42,15 @@ PHASES: Mapping[str, str] = {
     "restore": "#CC79A7",
     "replay": "#009E73",
     "other": OTHER,
+}
+
+#: How a conformance test ended.
+KINDS: Mapping[str, str] = {
+    "agrees": "#009E73",
+    "fell_back": FALLBACK,
+    "unsupported": OTHER,
+    "failed": "#E69F00",
+    "wrong_answer": FAILED,
+    "not_finite": "#8C2D04",
+    "crashed": INK,
 }

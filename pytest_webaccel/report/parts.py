@@ -9,11 +9,23 @@ from pytest_webaccel.report.palette import FAILED, PHASES
 from pytest_webaccel.terms import Evidence, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pytest_webaccel.rows import RecoveryRow
 
-__all__ = ["STYLE", "badge", "details", "milliseconds", "outcome", "phase_bar", "phase_key", "table", "text"]
+__all__ = [
+    "STYLE",
+    "badge",
+    "bar",
+    "details",
+    "key",
+    "milliseconds",
+    "outcome",
+    "phase_bar",
+    "phase_key",
+    "table",
+    "text",
+]
 
 #: Scoped to ``.webaccel``, so that the page it stands in keeps its looks.
 STYLE = """
@@ -89,12 +101,20 @@ def phase_bar(row: RecoveryRow, width: int = 220) -> str:
     total = max(row.total_ms, sum(parts.values()))
     if not 0 < total < float("inf"):
         return ""
+    words = ", ".join(f"{name} {milliseconds(value)}" for name, value in parts.items())
+    return bar(parts, PHASES, words, width=width, total=total)
+
+
+def bar(
+    parts: Mapping[str, float], colours: Mapping[str, str], words: str, *, width: int = 120, total: float = 0.0
+) -> str:
+    """Return ``parts`` of ``total`` (their sum by default) side by side as a small SVG bar, which ``words`` tell."""
+    whole = max(total, sum(parts.values()))
     pieces, start = [], 0.0
     for name, value in parts.items():
-        size = width * value / total
-        pieces.append(f'<rect x="{start:.2f}" y="0" width="{size:.2f}" height="10" fill="{PHASES[name]}"/>')
+        size = width * value / whole
+        pieces.append(f'<rect x="{start:.2f}" y="0" width="{size:.2f}" height="10" fill="{colours[name]}"/>')
         start += size
-    words = ", ".join(f"{name} {milliseconds(value)}" for name, value in parts.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="10" viewBox="0 0 {width} 10" role="img" '
         f'aria-label="{text(words)}"><title>{text(words)}</title>'
@@ -112,8 +132,13 @@ def phases(row: RecoveryRow) -> dict[str, float]:
 
 def phase_key(names: Iterable[str] = PHASES) -> str:
     """Return the legend of the phase bars."""
+    return key({name: PHASES[name] for name in names})
+
+
+def key(colours: Mapping[str, str]) -> str:
+    """Return the legend of bars in ``colours``."""
     return "".join(
         f'<span class="wa-key"><svg width="10" height="10" role="presentation">'
-        f'<rect width="10" height="10" fill="{PHASES[name]}"/></svg> {text(name)}</span>'
-        for name in names
+        f'<rect width="10" height="10" fill="{colour}"/></svg> {text(name)}</span>'
+        for name, colour in colours.items()
     )

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pytest_webaccel.report.conformance import conformance
 from pytest_webaccel.report.figures import pictures
 from pytest_webaccel.report.parts import STYLE, badge, details, milliseconds, outcome, phase_bar, phase_key, table, text
+from pytest_webaccel.report.placement import placement
 from pytest_webaccel.report.statistics import percentile
 from pytest_webaccel.terms import Evidence
 
@@ -37,9 +39,11 @@ def section(data: ReportData, *, png: bool = False) -> str:
         *(f'<p class="wa-note">{text(note)}</p>' for note in data.notes),
         _lanes(data),
         *(_grade(data, drawn, grade, png=png) for drawn in [pictures(data)] for grade in data.grades),
-        "" if data.recoveries else f'<p class="wa-note">{_EMPTY}</p>',
+        "" if data.recoveries or data.conformance else f'<p class="wa-note">{_EMPTY}</p>',
         _faults(data),
         _parity(data),
+        placement(data),
+        conformance(data),
         _measurements(data),
         _crashed(data),
         _skipped(data),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from pytest_webaccel.report.conformance import conformance_lines
 from pytest_webaccel.report.statistics import censored_percentile, wilson
 from pytest_webaccel.terms import Evidence
 
@@ -22,7 +23,8 @@ def lines(data: ReportData, *, database: Path | None = None, report: Path | None
     found = _lanes(data)
     for grade in data.grades:
         found += _faults(data, grade)
-    if not data.recoveries:
+    found += [_plain(line) for line in conformance_lines(data)]
+    if not data.recoveries and not data.conformance:
         found.append("faults: none were planned; plan one with --webaccel-fault or @pytest.mark.fault")
     found += _unplanned(data)
     crashed = [test.test_id for test in data.tests if test.outcome == "crashed"]

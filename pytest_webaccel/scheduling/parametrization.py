@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.errors import ConfigurationError, WebAccelError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
 from pytest_webaccel.scheduling.session import session_of
 from pytest_webaccel.terms import MENDING, Mode, ProbeResult, Strategy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_webaccel.options import Settings
 
 __all__ = ["Choice", "choices", "generate", "granted"]
@@ -52,21 +54,35 @@ def choices(wanted: Requirement, table: tuple[ProbeResult, ...], settings: Setti
 
 
 def generate(metafunc: pytest.Metafunc) -> None:
-    """Parametrise a test that uses a lane, over lanes and, in comparative mode, over strategies."""
-    if "webaccel_lane" not in metafunc.fixturenames:
-        return
+    """Parametrise a test that uses a lane: over lanes, in comparative mode over strategies, over engines if several."""
     session = session_of(metafunc.config)
+    names = set(metafunc.fixturenames)
+    by_itself = (
+        "webaccel_page" in names and "webaccel" not in names
+    )  # an app has an engine of its own, and mends itself
+    if "webaccel_ort" in names and len(session.settings.ort) > 1 and not by_itself:
+        copies = session.settings.ort
+        metafunc.parametrize("webaccel_ort", copies, ids=[f"ort{_version(copy)}" for copy in copies], indirect=True)
+    if "webaccel_lane" not in names:
+        return
     try:
         items = choices(requirement(metafunc.definition), session.table, session.settings)
         faulty = bool(fault_plans(metafunc.definition))
     except ConfigurationError as error:
         items, faulty = [Choice("misconfigured", problem=str(error))], False
     metafunc.parametrize("webaccel_lane", items, ids=[item.name for item in items], indirect=True)
-    names = set(metafunc.fixturenames)
-    by_itself = "webaccel_page" in names and "webaccel" not in names  # no strategy mends an app
     if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults) and not by_itself:
         strategies = [strategy for strategy in Strategy if strategy in MENDING]
         metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
+
+
+def _version(copy: Path) -> str:
+    from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
+
+    try:
+        return ort_version(ort_dist(copy))
+    except WebAccelError:  # said when it is used
+        return f"-{copy.name}"
 
 
 def granted(choice: Choice, *, strict: bool) -> ProbeResult:

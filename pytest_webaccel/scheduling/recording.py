@@ -19,7 +19,7 @@ from pytest_webaccel.scheduling.session import LANE_PROPERTY, SessionInfo
 from pytest_webaccel.terms import ACCELERATED, Browser, Evidence, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from pytest_webaccel.terms import FaultPlan, ProbeResult
@@ -299,11 +299,11 @@ def _version(package: str) -> str:
         return ""
 
 
-def _engine_version(user: Path | None) -> str:
+def _engine_version(copies: Sequence[Path]) -> str:
     from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
     from pytest_webaccel.errors import WebAccelError
 
     try:
-        return f"onnxruntime-web {ort_version(ort_dist(user))}"
+        return f"onnxruntime-web {', '.join(ort_version(ort_dist(copy)) for copy in copies or (None,))}"
     except WebAccelError:
         return ""

@@ -27,6 +27,9 @@ def likely(arguments: Iterable[str]) -> bool:
     binding of workers to lanes. What is not found within :data:`BUDGET_S` counts as no; any option of
     ours, in the ini file for one, makes it a yes without looking.
     """
+    arguments = list(arguments)
+    if any(argument.partition(".")[0] == "pytest_webaccel" for argument in arguments):  # --pyargs names our own tests
+        return True
     until = time.perf_counter() + BUDGET_S
     for path in _entries(arguments):
         if time.perf_counter() > until:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_webaccel.faces.parity import LaneRunner
+from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity.blame import find_blame
 from pytest_webaccel.parity.reference import Reference
 from pytest_webaccel.report.statistics import bootstrap_median, percentile, wilson

@@ -18,6 +18,7 @@ entries = st.lists(
             "provider": st.sampled_from(["CPUExecutionProvider", "JsExecutionProvider"]) | json_values,
             "nodes": st.integers(-5, 50) | json_values,
             "operators": st.lists(st.sampled_from(["Conv", "Shape"]) | json_values, max_size=3) | json_values,
+            "names": st.lists(st.text(max_size=3) | json_values, max_size=3) | json_values,
         },
     )
     | json_values,
@@ -35,17 +36,25 @@ def test_whatever_a_page_says_of_placement_becomes_counts(log, backend):
         assert all(type(name) is str and len(name) <= 64 for name in counts)
         assert all(type(count) is int and count >= 0 for count in counts.values())
     assert placement.accelerated >= 0
+    assert all(type(name) is str and len(name) <= 200 for name in placement.elsewhere)
     assert isinstance(placement.describe(), str)
 
 
 def test_operators_left_on_the_cpu_are_fallbacks_and_shape_arithmetic_is_not():
     log = [
         {"provider": "JsExecutionProvider", "nodes": 7, "operators": ["Add"] * 7},
-        {"provider": "CPUExecutionProvider", "nodes": 4, "operators": ["Conv", "Shape", "Gather", "Conv"]},
+        {
+            "provider": "CPUExecutionProvider",
+            "nodes": 4,
+            "operators": ["Conv", "Shape", "Gather", "Conv"],
+            "names": ["a", "b", "c", "d"],
+        },
     ]
     placement = Placement.from_log(log, Backend.WEBGPU)
     assert (placement.accelerated, placement.nodes["CPUExecutionProvider"]) == (7, 4)
     assert placement.fallbacks == {"Conv": 2}
+    assert placement.operators["CPUExecutionProvider"] == {"Conv": 2, "Shape": 1, "Gather": 1}
+    assert placement.elsewhere == ("Conv (a)", "Shape (b)", "Gather (c)", "Conv (d)")
     assert placement.describe() == "4 on CPUExecutionProvider, 7 on JsExecutionProvider; fell back to wasm: Conv x2"
     assert Placement.from_log(log, Backend.CPU).fallbacks == {}
 

@@ -15,9 +15,11 @@ from pytest_webaccel.errors import HistoryError
 from pytest_webaccel.history import Store, expected_durations, record, schema
 from pytest_webaccel.rows import (
     TABLES,
+    ConformanceRow,
     LaneRow,
     MeasurementRow,
     ParityRow,
+    PlacementRow,
     RecoveryRow,
     Row,
     RunRow,
@@ -94,6 +96,29 @@ def one_of_each() -> list[Row]:
             max_ulp=2,
             tolerance=1e-4,
             placement={"wasm": 2},
+        ),
+        PlacementRow(
+            **where,
+            build="jsep",
+            provider="CPUExecutionProvider",
+            nodes=2,
+            operators={"Conv": 1, "Shape": 1},
+            elsewhere=["Conv (a)"],
+        ),
+        ConformanceRow(
+            **base,
+            test_id="t[chromium:webgpu]",
+            lane="chromium:webgpu",
+            case="test_abs",
+            operator="Abs",
+            opset=13,
+            kind="agrees",
+            expected="agrees",
+            detail="",
+            build="jsep",
+            version="1.30.0",
+            ms=3.0,
+            placement={"JsExecutionProvider": 1},
         ),
     ]
 
@@ -403,3 +428,14 @@ def test_a_full_disk_says_so_and_keeps_the_rows(tmp_path, monkeypatch):
         assert str(spare) in str(caught.value)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_table_or_column_that_an_older_version_did_not_have_is_empty_where_nothing_may_be_written(tmp_path):
+    path = tmp_path / "h.duckdb"
+    record(path, one_of_each(), "r")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE conformance")
+        connection.execute("ALTER TABLE tests DROP COLUMN reason")
+    with Store.open(path, read_only=True) as store:
+        assert store.rows(ConformanceRow) == []
+        assert [row.reason for row in store.rows(TestRow)] == [""]

@@ -5,7 +5,17 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pytest_webaccel.rows import LaneRow, MeasurementRow, ParityRow, RecoveryRow, Row, RunRow, TestRow
+from pytest_webaccel.rows import (
+    ConformanceRow,
+    LaneRow,
+    MeasurementRow,
+    ParityRow,
+    PlacementRow,
+    RecoveryRow,
+    Row,
+    RunRow,
+    TestRow,
+)
 from pytest_webaccel.terms import Evidence, Mode
 
 #: Breaks out of an attribute, a comment, a tag and a style, and carries what UTF-8 cannot.
@@ -63,6 +73,25 @@ def a_lane(**changes) -> LaneRow:
         "host": "h",
     }
     return LaneRow(**{**values, **changes})
+
+
+def a_result(*, extra: str = "", **changes) -> ConformanceRow:
+    values: dict[str, Any] = {
+        "run_id": "r",
+        "evidence": Evidence.SOFTWARE,
+        "test_id": "test_node[test_abs-chromium:webgpu]" + extra,
+        "lane": "chromium:webgpu",
+        "case": "test_abs",
+        "operator": "Abs" + extra,
+        "opset": 13,
+        "kind": "wrong_answer",
+        "expected": "agrees",
+        "detail": "no" + extra,
+        "build": "jsep" + extra,
+        "version": "1.30.0",
+        "ms": 12.5,
+    }
+    return ConformanceRow(**{**values, **changes})
 
 
 def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: int = 4) -> list[Row]:
@@ -124,6 +153,18 @@ def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: 
             blamed_operator="LSTM" + extra,
             placement={"wasm" + extra: 3},
         ),
+        PlacementRow(
+            **base,
+            test_id=test_id,
+            lane=lane,
+            model=model,
+            build="jsep" + extra,
+            provider="CPUExecutionProvider",
+            nodes=3,
+            operators={"Conv" + extra: 2},
+            elsewhere=["Conv (first)" + extra],
+        ),
+        *(a_result(**base, lane=lane, case=f"test_{n}{extra}", extra=extra, version=v) for n in (1, 2) for v in "12"),
     ]
     for _ in range(tries):
         for fault in ("browser_crash", "device_lost"):

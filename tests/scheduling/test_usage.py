@@ -43,3 +43,8 @@ def test_looking_ends_when_its_time_is_spent(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_not_there_is_a_no(tmp_path):
     assert not likely([str(tmp_path / "gone")])
+
+
+def test_our_own_tests_named_with_pyargs_are_a_use():
+    assert likely(["pytest_webaccel.conformance"])
+    assert not likely(["other_package.conformance"])

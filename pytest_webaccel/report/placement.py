@@ -1,0 +1,53 @@
+"""Where the nodes of each model ran, in reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from pytest_webaccel.report.parts import badge, details, table, text
+
+if TYPE_CHECKING:
+    from pytest_webaccel.report.data import ReportData
+    from pytest_webaccel.rows import PlacementRow
+    from pytest_webaccel.terms import Evidence
+
+__all__ = ["placement"]
+
+_MOST_ROWS = 500
+_CPU = "CPUExecutionProvider"
+
+
+def placement(data: ReportData) -> str:
+    """Return which execution provider took the nodes of each model on each lane, as the engine logged it."""
+    found: dict[tuple[str, str, str, Evidence], dict[str, PlacementRow]] = {}
+    for row in data.placements:  # every test that loads a model tells the same; the last word counts
+        found.setdefault((row.model, row.lane, row.build, row.evidence), {})[row.provider] = row
+    if not found:
+        return ""
+    lines = []
+    for (model, lane, build, evidence), rows in sorted(found.items())[:_MOST_ROWS]:
+        lines.append(
+            (
+                text(model),
+                f'<code class="wa-lane">{text(lane)}</code><br>{text(build)}',
+                "<br>".join(_provider(row) for _, row in sorted(rows.items())),
+                "".join(_elsewhere(row) for row in rows.values()) or "none",
+                badge(evidence),
+            )
+        )
+    header = ("model", "lane, build", "nodes by execution provider", "on wasm though asked elsewhere", "evidence")
+    more = f"<p>{len(found) - _MOST_ROWS} more are in the database.</p>" if len(found) > _MOST_ROWS else ""
+    return "<h3>Where the nodes ran</h3>" + table(header, lines, ready=True) + more
+
+
+def _provider(row: PlacementRow) -> str:
+    counted = ", ".join(f"{name} x{count}" for name, count in Counter(row.operators).most_common(12))
+    more = ", ..." if len(row.operators) > 12 else ""
+    return f"<b>{text(row.nodes)}</b> {text(row.provider)}<br><span class='wa-soft'>{text(counted)}{more}</span>"
+
+
+def _elsewhere(row: PlacementRow) -> str:
+    if row.provider != _CPU or not row.elsewhere:
+        return ""
+    return details(f"{len(row.elsewhere)} named", "<br>".join(text(name) for name in row.elsewhere))

@@ -1,0 +1,200 @@
+"""Comparisons as a test asks for them, on fake lanes, of which one can be made to be wrong."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_webaccel.browsers import DRIVERS
+from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError
+from pytest_webaccel.faces import Manner, WebAccel
+from pytest_webaccel.parity import Tolerance
+from pytest_webaccel.pool.worker import Worker
+from pytest_webaccel.rows import ParityRow, Row
+from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, Strategy
+from pytest_webaccel.testing import install_fake_browser, stand_in_ort
+from pytest_webaccel.testing.engine import ReferenceEngine
+from tests import models
+
+GPU, CPU = (Lane(Browser.FAKE, backend) for backend in (Backend.WEBGPU, Backend.CPU))
+FEEDS: dict[str, Any] = {"x": np.array([1, 2], np.float32), "y": np.array([3, 4], np.float32)}
+RIGHT: dict[str, Any] = {"z": np.array([8, 12], np.float32), "s": np.array([4, 6], np.float32)}
+
+
+class Setting:
+    def __init__(self, worker, lease, rows):
+        self.rows = rows
+        self.face = WebAccel(worker, lease, Manner())
+        self.model = self.face.load(models.scaled_sum())
+
+    def check(self, feeds=FEEDS, **asked):
+        return self.face.check(self.model, feeds, **asked)
+
+    def of(self, kind):
+        return [row for row in self.rows if isinstance(row, kind)]
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    monkeypatch.setitem(DRIVERS, Browser.FAKE, None)
+    install_fake_browser(0)
+    monkeypatch.setattr("pytest_webaccel.pool.worker.ort_version", lambda folder: "fake")
+    monkeypatch.setattr("pytest_webaccel.pool.worker.ort_dist", lambda folder: folder)
+    rows: list[Row] = []
+    worker = Worker(
+        [ProbeResult(lane, True, Evidence.FAKE) for lane in (GPU, CPU)],
+        run_id="run",
+        worker="main",
+        strategy=Strategy.COORDINATED,
+        record=rows.append,
+        ort=stand_in_ort()[0],
+    )
+    with worker.lease(GPU, "test") as lease:
+        yield Setting(worker, lease, rows)
+    worker.stop()
+
+
+@pytest.fixture
+def off(monkeypatch):
+    """Have every answer of a fake page be off by what is in the list, one each time, the last for ever."""
+    errors = [0.0]
+    run = ReferenceEngine.run
+
+    async def wrong(self, args, feeds):
+        error = errors.pop(0) if len(errors) > 1 else errors[0]
+        return {name: array + np.float32(error) for name, array in (await run(self, args, feeds)).items()}
+
+    monkeypatch.setattr(ReferenceEngine, "run", wrong)
+    return errors
+
+
+# -- feeds -----------------------------------------------------------------------------------
+
+
+def test_feeds_may_lie_in_archives_and_each_is_compared(setting, tmp_path):
+    for number in (1, 2):
+        np.savez(tmp_path / f"{number}.npz", **{name: array * number for name, array in FEEDS.items()})
+    found = setting.check(tmp_path)
+    assert found.reference.startswith("onnxruntime-cpu")
+    assert set(found.differences[str(CPU)]) == {f"{output} of {n}.npz" for output in "zs" for n in (1, 2)}
+
+
+def test_feeds_may_come_from_a_generator(setting):
+    found = setting.check({**FEEDS, "x": FEEDS["x"] + n} for n in range(3))
+    assert "z of set 2" in found.differences[str(GPU)]
+    assert {row.output for row in setting.of(ParityRow)} == {
+        f"{output} of set {n}" for output in "zs" for n in range(3)
+    }
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_a_generator_of_none_or_without_end_is_refused(setting, count):
+    with pytest.raises(FeedError, match=r"Give from 1 to 1000"):
+        setting.check(FEEDS for _ in range(count))
+
+
+# -- references ------------------------------------------------------------------------------
+
+
+def test_answers_stored_beside_the_feeds_are_the_reference(setting, tmp_path):
+    np.savez(tmp_path / "one.npz", **FEEDS, z=RIGHT["z"])
+    found = setting.check(tmp_path / "one.npz")
+    assert (found.reference, set(found.differences[str(GPU)])) == ("stored", {"z of one.npz"})
+    np.savez(tmp_path / "one.npz", **FEEDS, z=RIGHT["z"] + 1)
+    with pytest.raises(AssertionError, match=r"2 of 2 disagree with stored"):
+        setting.check(tmp_path / "one.npz", blame=False)
+
+
+def test_answers_may_be_given(setting):
+    assert setting.check(reference=RIGHT).reference == "given"
+    with pytest.raises(AssertionError, match=r"output 's' on fake:webgpu: 1 of 2 elements"):
+        setting.check(reference={"s": np.array([4, 7], np.float32)}, blame=False)
+    with pytest.raises(ConfigurationError, match=r"reference= has w, which .* does not give; it gives z, s"):
+        setting.check(reference={"w": RIGHT["z"]})
+    with pytest.raises(ConfigurationError, match=r"there are 2"):
+        setting.check([FEEDS, FEEDS], reference=RIGHT)
+
+
+def test_another_lane_may_be_the_reference(setting):
+    found = setting.check(reference="fake:cpu")
+    assert (found.reference, set(found.differences)) == ("fake:cpu", {"fake:webgpu"})
+
+
+def test_without_onnxruntime_the_first_lane_is_the_reference(setting, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert setting.check().reference in {"fake:webgpu", "fake:cpu"}
+
+
+def test_a_reference_that_cannot_run_the_model_says_what_else_there_is(setting):
+    setting.model = setting.face.load(models.failing_reshape())
+    with pytest.raises(ModelError, match=r"cannot be run by the reference, onnxruntime-cpu"):
+        setting.check({"x": np.ones(3, np.float32), "to": np.array([2])})
+
+
+# -- tolerances ------------------------------------------------------------------------------
+
+
+def test_by_default_the_tolerance_follows_from_the_operators(setting, off):
+    found = setting.check()
+    # an addition and a multiplication may be off by one unit in the last place each
+    assert {one.tolerance.ulp for one in found.differences[str(GPU)].values()} == {2}
+    assert "2 ULP" in setting.of(ParityRow)[0].rule
+    off[0] = 5e-5  # less than the 1e-4 of the dtype's own rule
+    with pytest.raises(AssertionError, match=r"abs p50 5.*e-05"):
+        setting.check(blame=False)
+
+
+def test_a_tolerance_may_be_given_for_all_outputs_or_for_one(setting, off):
+    off[0] = 0.5
+    assert setting.check(tolerance=Tolerance(0.6)).agrees
+    with pytest.raises(AssertionError, match=r"output 's'") as told:
+        setting.check(tolerance={"z": Tolerance(0.6)}, blame=False)
+    assert "output 'z'" not in str(told.value)
+
+
+# -- relations -------------------------------------------------------------------------------
+
+
+def test_an_answer_that_changes_by_itself_is_found(setting, off):
+    setting.face.check_repeats(setting.model, FEEDS, times=2)
+    off[:] = [0.0, 0.0, 1e-6]
+    with pytest.raises(AssertionError, match=r"asked 3 times: .*disagree with itself, asked before"):
+        setting.face.check_repeats(setting.model, FEEDS, times=3)
+
+
+def test_an_answer_that_a_recovery_changes_is_found(setting, off):
+    setting.face.check_repeats(setting.model, FEEDS, times=1, after=["simple", "progressive"])
+    assert {row.reference for row in setting.of(ParityRow)} == {"itself, before browser_crash"}
+    with pytest.raises(ConfigurationError, match=r"times=1"):
+        setting.face.check_repeats(setting.model, FEEDS, times=1)
+
+
+def test_a_batch_is_answered_as_its_items_are(setting, off):
+    setting.face.check_batch(setting.model, FEEDS)
+    off[:] = [0.0, 0.0, 1.0]  # the second item alone
+    with pytest.raises(AssertionError, match=r"a batch of 2: .*disagree with itself, one by one"):
+        setting.face.check_batch(setting.model, FEEDS)
+
+
+def test_a_batch_in_another_order_is_answered_in_that_order(setting, off):
+    setting.face.check_permutation(setting.model, FEEDS)
+    off[:] = [0.0, 1.0]
+    with pytest.raises(AssertionError, match=r"order \[1, 0\]"):
+        setting.face.check_permutation(setting.model, FEEDS)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "axes", "words"),
+    [
+        (FEEDS, {"w": 0}, r"axes=: 'w' is not among x, y"),
+        (FEEDS, 1, r"shape \[2\] has no axis 1"),
+        ({name: array[:1] for name, array in FEEDS.items()}, 0, r"a batch of 1 item says nothing"),
+        (FEEDS, {}, r"the inputs hold: no input"),
+    ],
+)
+def test_what_holds_no_batch_is_refused(setting, feeds, axes, words):
+    with pytest.raises(FeedError, match=words):
+        setting.face.check_batch(setting.model, feeds, axes=axes)
