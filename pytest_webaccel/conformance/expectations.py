@@ -30,7 +30,9 @@ __all__ = ["AGREES", "Expectation", "Expectations", "Place", "updated"]
 
 _SECTION = re.compile(r"\[(\S+) (\S+) (\S+)\]")
 _LINE = re.compile(r"(\S+)\s+(\S+)(?:\s+#\s*(.*))?")
-_MOST_REASON = 160
+_MOST_REASON = 100
+#: What onnxruntime says before it comes to the point.
+_PREAMBLE = re.compile(r"^Can't create a session\. ERROR_CODE: \d+, ERROR_MESSAGE: |^failed to call OrtRun\(\)\. ")
 
 _HEADER = """\
 # What the node tests of onnx are known not to pass, by [lane build version of onnxruntime-web]; all else agrees.
@@ -163,6 +165,7 @@ def _written(name: str, one: Expectation) -> str:
 def _reason(detail: str) -> str:
     """Return the first words of ``detail`` on one line, without what changes from run to run."""
     words = re.sub(r"0x[0-9a-f]+|\bbytes-[0-9a-f]{8}\b", "...", " ".join(detail.split()))
+    words = _PREAMBLE.sub("", words)
     return words if len(words) <= _MOST_REASON else f"{words[: _MOST_REASON - 3]}..."
 
 

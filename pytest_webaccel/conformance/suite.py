@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
-__all__ = ["LaneSuite", "tolerances"]
+__all__ = ["LaneSuite", "tolerances", "verdict_on"]
 
 #: Seconds that loading, and then running, one test's model may take.
 DEADLINE_S = 10.0
@@ -44,7 +44,7 @@ _SUITE = Tolerance(1e-7, 1e-3)
 _REFUSAL = re.compile(
     r"not (yet )?(supported|implemented|registered)|unsupported|not_implemented|no opset import|"
     r"could not find an implementation|not a registered|unrecognized|under development|only guarantees|"
-    r"temporarily not|does not support",
+    r"temporarily not|does not support|NotSupportedError",
     re.IGNORECASE,
 )
 
@@ -71,25 +71,7 @@ class LaneSuite:
             return Ran({}), Verdict(Kind.UNSUPPORTED, case.obstacle)
         model, stored = case.read()
         ran = self._runner.run(model, stored.feeds)
-        if ran.trouble in {Kind.UNSUPPORTED, Kind.FAILED}:
-            return ran, Verdict(Kind.UNSUPPORTED if _REFUSAL.search(ran.detail) else Kind.FAILED, ran.detail)
-        if missing := [name for name in stored.expected if ran.trouble is None and name not in ran.outputs]:
-            return ran, Verdict(Kind.WRONG, f"no output {', '.join(missing)}")
-        verdict = judged(ran, stored.expected, tolerances(model, stored))
-        if verdict.kind is Kind.AGREES and self._lease.lane.name.backend is not Backend.CPU:
-            return ran, self._where_it_ran(ran, verdict)
-        return ran, verdict
-
-    def _where_it_ran(self, ran: Ran, verdict: Verdict) -> Verdict:
-        """Return ``verdict``, or that the right answer came from elsewhere than the lane's backend."""
-        accelerated = sum(nodes for name, nodes in ran.placement.items() if name != "CPUExecutionProvider")
-        if accelerated and not ran.fallbacks:
-            return verdict
-        told = ", ".join(f"{name} x{count}" for name, count in sorted(ran.fallbacks.items()))
-        nothing = "every node ran on wasm" if ran.placement else "no node was left to run"
-        return dataclasses.replace(
-            verdict, kind=Kind.FELL_BACK, detail=f"on wasm: {told}" if accelerated else told or nothing
-        )
+        return ran, verdict_on(ran, model, stored, self._lease.lane.name.backend)
 
     def _record(self, case: NodeCase, expected: Expectation, ran: Ran, verdict: Verdict, ms: float) -> None:
         self._worker.record(
@@ -112,6 +94,23 @@ class LaneSuite:
                 placement=dict(ran.placement),
             )
         )
+
+
+def verdict_on(ran: Ran, model: bytes, stored: Stored, backend: Backend) -> Verdict:
+    """Return how the answer of a lane with ``backend`` stands to what is stored."""
+    if ran.trouble in {Kind.UNSUPPORTED, Kind.FAILED}:
+        return Verdict(Kind.UNSUPPORTED if _REFUSAL.search(ran.detail) else Kind.FAILED, ran.detail)
+    if missing := [name for name in stored.expected if ran.trouble is None and name not in ran.outputs]:
+        return Verdict(Kind.WRONG, f"no output {', '.join(missing)}")
+    verdict = judged(ran, stored.expected, tolerances(model, stored))
+    if verdict.kind is not Kind.AGREES or backend is Backend.CPU:
+        return verdict
+    accelerated = sum(nodes for name, nodes in ran.placement.items() if name != "CPUExecutionProvider")
+    if accelerated and not ran.fallbacks:
+        return verdict
+    told = ", ".join(f"{name} x{count}" for name, count in sorted(ran.fallbacks.items()))
+    nothing = "every node ran on wasm" if ran.placement else "no node was left to run"
+    return dataclasses.replace(verdict, kind=Kind.FELL_BACK, detail=f"ran on wasm: {told}" if told else nothing)
 
 
 def tolerances(model: bytes, stored: Stored) -> dict[str, Tolerance]:

@@ -80,26 +80,35 @@ class Parity:
         reference, right = self._right(model, sets, asked)
         answers: dict[str, Sequence[Arrays]] = {} if right is None else {reference: right}
         loaded: dict[str, LoadedModel] = {}
+        failed: dict[str, ModelError] = {}
         for name in names:
             if str(name) not in answers:
-                build = model.build if name == self._lease.lane.name else None
-                loaded[str(name)], answers[str(name)] = self._answers_of(name, model, build, sets, asked.timeout)
-        if len(answers) < 2:
+                try:
+                    loaded[str(name)], answers[str(name)] = self._answers_of(name, model, sets, asked.timeout)
+                except ModelError as error:
+                    failed[str(name)] = error
+        if len(answers) + len(failed) < 2:
             raise LaneUnavailableError(
                 f"there is nothing to compare {self._lease.lane.name} with: install onnxruntime for a reference, or "
                 "run more lanes."
             )
+        if not answers:
+            raise next(iter(failed.values()))
         reference = next(iter(answers))
         allowed = self._allowed(data, sets, answers[reference], asked.tolerance)
         merged = {source: _merged(sets, found, answers[reference]) for source, found in answers.items()}
         comparison = compare_all(merged, reference, allowed)
         blamed: dict[str, Blame] = {}
-        told = message(comparison, model.info.name)
-        if asked.blame and not comparison.agrees:
-            blamed, story = self._blamed(comparison, loaded, sets, asked)
-            told = "\n".join([told, *story])
+        told = [] if comparison.agrees and failed else [message(comparison, model.info.name)]
+        told += [str(error) for error in failed.values()]
+        if asked.blame and (failed or not comparison.agrees):
+            blamed, story = self._blamed(comparison, loaded, failed, model, sets, asked)
+            told += story
         self._record(comparison, loaded, blamed)
-        assert comparison.agrees, told
+        self._record_failures(comparison.reference, failed, model, answers[reference][0], blamed)
+        assert comparison.agrees, "\n".join(told)
+        if failed:
+            raise ModelError("\n".join(told)) from next(iter(failed.values()))
         return comparison
 
     def blame(
@@ -151,7 +160,7 @@ class Parity:
     def _right(self, model: LoadedModel, sets: Sequence[Stored], asked: Asked) -> tuple[str, Sequence[Arrays] | None]:
         """Return the reference's name and its answer to each set; None for it where the first lane must do."""
         if isinstance(asked.reference, Lane):
-            _, answers = self._answers_of(asked.reference, model, None, sets, asked.timeout)
+            _, answers = self._answers_of(asked.reference, model, sets, asked.timeout)
             return str(asked.reference), answers
         known = [info.name for info in model.info.outputs]
         if asked.reference is not None:
@@ -195,29 +204,31 @@ class Parity:
         self,
         comparison: Comparison,
         loaded: Mapping[str, LoadedModel],
+        failed: Mapping[str, ModelError],
+        model: LoadedModel,
         sets: Sequence[Stored],
         asked: Asked,
     ) -> tuple[dict[str, Blame], list[str]]:
-        """Return what is to blame on each lane that disagrees, and the lines that say so."""
+        """Return what is to blame on each lane that disagrees or fails, and the lines that say so."""
         found: dict[str, Blame] = {}
         lines: list[str] = []
-        known = {str(lane): lane for lane in self._worker.pool.lanes}
-        for lane, outputs in comparison.differences.items():
-            wrong = next(
-                (one for one in sets for name, each in outputs.items() if not each.agrees and _of(name, one)), None
-            )
-            if wrong is None or lane not in loaded:
+        beside = {str(lane): lane for lane in self._worker.pool.lanes}.get(comparison.reference)
+        for lane in (*comparison.differences, *failed):
+            outputs = comparison.differences.get(lane, {})
+            bad = [name for name, each in outputs.items() if not each.agrees]
+            if not bad and lane not in failed:
                 continue
-            model = loaded[lane]
-            case = asked.cases and asked.cases / f"{Path(model.info.name).stem}-{lane.replace(':', '-')}"
+            wrong = next((one for one in sets if any(_of(name, one) for name in bad)), sets[0])
             rules = {info.name: _key(info.name, wrong) for info in model.info.outputs}
+            case = asked.cases and asked.cases / f"{Path(model.info.name).stem}-{lane.replace(':', '-')}"
+            mine = model.build if Lane.parse(lane) == self._lease.lane.name else None
             try:
                 blame = found[lane] = self.blame(
                     model,
                     wrong.feeds,
                     Lane.parse(lane),
-                    build=model.build,
-                    reference=known.get(comparison.reference),
+                    build=loaded[lane].build if lane in loaded else mine,
+                    reference=beside,
                     fallbacks=False,
                     timeout=asked.timeout,
                     case=case,
@@ -256,6 +267,35 @@ class Parity:
                     )
                 )
 
+    def _record_failures(
+        self,
+        reference: str,
+        failed: Mapping[str, ModelError],
+        model: LoadedModel,
+        expected: Arrays,
+        blamed: Mapping[str, Blame],
+    ) -> None:
+        """Record that lanes gave no answer: each output is as far away as can be."""
+        for lane in failed:
+            for output in expected:
+                self._worker.record(
+                    ParityRow(
+                        run_id=self._worker.run_id,
+                        evidence=self._worker.pool.evidence(Lane.parse(lane)),
+                        test_id=self._lease.terms.test_id,
+                        lane=lane,
+                        model=model.info.name,
+                        output=output,
+                        reference=reference,
+                        agrees=False,
+                        max_abs=float("inf"),
+                        max_ulp=float("inf"),
+                        tolerance=0.0,
+                        rule="no answer",
+                        blamed_operator=blamed[lane].operator if lane in blamed else "",
+                    )
+                )
+
     @contextlib.contextmanager
     def _leased(self, name: Lane) -> Iterator[Lease]:
         """Give the lease of a lane: the test's own, one that it holds through the pool, or one for this alone."""
@@ -267,10 +307,11 @@ class Parity:
             yield lease
 
     def _answers_of(
-        self, name: Lane, model: LoadedModel, build: OrtBuild | None, sets: Sequence[Stored], timeout: float
+        self, name: Lane, model: LoadedModel, sets: Sequence[Stored], timeout: float
     ) -> tuple[LoadedModel, list[Arrays]]:
         """Return the model as a lane has it, and the lane's answer to each set."""
         call, deadline = self._worker.call, timeout + self._worker.recovery_s
+        build = model.build if name == self._lease.lane.name else None
         with self._leased(name) as lease:
             there = model
             if lease is not self._lease:

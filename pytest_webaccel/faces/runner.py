@@ -6,7 +6,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.engines.onnx import PROVIDERS
-from pytest_webaccel.errors import DamagedLaneError, FeedError, ModelError, RecoveryError
+from pytest_webaccel.errors import DamagedLaneError, FeedError, ModelError, RecoveryError, RemoteError
 from pytest_webaccel.parity.case import Surroundings
 from pytest_webaccel.parity.verdict import Kind, Ran
 
@@ -48,13 +48,13 @@ class LaneRunner:
         try:
             loaded = call(lease.load(model, self._build, deadline=self._timeout), deadline=deadline)
         except ModelError as error:
-            return Ran({}, Kind.UNSUPPORTED, str(error))
+            return Ran({}, Kind.UNSUPPORTED, _words(error))
         except (RecoveryError, DamagedLaneError) as error:
             return self._crashed(error)
         try:
             outputs, _ = call(lease.run(loaded, feeds, deadline=self._timeout), deadline=deadline)
         except (ModelError, FeedError) as error:
-            return Ran({}, Kind.FAILED, str(error))
+            return Ran({}, Kind.FAILED, _words(error))
         except (RecoveryError, DamagedLaneError) as error:
             return self._crashed(error)
         finally:
@@ -83,3 +83,8 @@ class LaneRunner:
             system=platform.platform(),
             model=model,
         )
+
+
+def _words(error: Exception) -> str:
+    """Return the engine's own words, where it was the engine that said no."""
+    return " ".join(str(error.__cause__ if isinstance(error.__cause__, RemoteError) else error).split())

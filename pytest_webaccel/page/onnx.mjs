@@ -30,6 +30,31 @@ export class OperationError extends Error {
   }
 }
 
+/** An error that onnxruntime let get away: what it was asked will never be answered. */
+class Escaped extends Error {}
+
+/**
+ * Awaits `work`, unless an error escapes meanwhile that nobody handles: onnxruntime 1.30 loses a rejection of WebNN's
+ * `build()` and waits for ever.
+ * @template T
+ * @param {Promise<T>} work
+ * @returns {Promise<T>}
+ */
+function unlessEscaped(work) {
+  /** @type {(event: PromiseRejectionEvent) => void} */
+  let listener = () => {};
+  const escape = new Promise((_, reject) => {
+    listener = (event) => {
+      event.preventDefault();
+      reject(new Escaped(`an error that onnxruntime did not handle: ${String(event.reason)}`));
+    };
+    globalThis.addEventListener("unhandledrejection", listener);
+  });
+  return Promise.race([work, /** @type {Promise<T>} */ (escape)]).finally(() =>
+    globalThis.removeEventListener("unhandledrejection", listener),
+  );
+}
+
 /** Lines that onnxruntime printed while someone listens: its only account of where nodes were placed. */
 class LogTap {
   constructor() {
@@ -155,8 +180,10 @@ export class OnnxEngine {
    */
   distrust(error, url) {
     const aborted = error instanceof Error && error.message.includes("Aborted(");
-    if (!(error instanceof WebAssembly.RuntimeError) && typeof error !== "number" && !aborted) return;
+    const stopped = error instanceof WebAssembly.RuntimeError || error instanceof Escaped || typeof error === "number";
+    if (!stopped && !aborted) return;
     this.spoilt += 1;
+    this.last = Promise.resolve(); // what was asked of it will never end
     this.modules.delete(url);
     for (const [model, entry] of this.sessions) {
       if (entry.url !== url) continue;
@@ -201,7 +228,7 @@ export class OnnxEngine {
     };
     try {
       const create = () => ort.InferenceSession.create(new Uint8Array(bytes), options);
-      const [session, lines] = await this.orLost(tap.during(() => this.inTurn(create)));
+      const [session, lines] = await this.orLost(tap.during(() => this.inTurn(() => unlessEscaped(create()))));
       if (!load.wanted) {
         await within(session.release(), 5_000, "release");
         throw new OperationError("unloaded", "the model was unloaded before it was loaded");
@@ -242,7 +269,7 @@ export class OnnxEngine {
     try {
       const fetches = args.outputs ?? session.outputNames;
       const run = () => session.run(feeds, fetches, { logSeverityLevel: 3 });
-      results = await this.orLost(this.inTurn(run));
+      results = await this.orLost(this.inTurn(() => unlessEscaped(run())));
     } catch (error) {
       this.distrust(error, entry.url);
       throw asOperationError("operator", error);

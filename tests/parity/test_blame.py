@@ -292,3 +292,46 @@ def test_progress_says_where_it_looks():
     assert "among 20 steps" in lines[0]
     assert any(line.endswith(": fails alone") for line in lines)
     assert any(line.endswith(": is well") for line in lines)
+
+
+ONES = {"x": np.ones((1, WIDTH), np.float32)}
+
+
+def weighted():
+    return made(
+        [helper.make_node("MatMul", ["x", "w"], ["h"], name="n0"), helper.make_node("Neg", ["h"], ["y"], name="n1")],
+        ["y"],
+        {"w": np.full((WIDTH, WIDTH), 2, np.float32)},
+    )
+
+
+def weights(blame):
+    (tensor,) = onnx.load_from_string(blame.model).graph.initializer
+    return numpy_helper.to_array(tensor)
+
+
+@pytest.mark.parametrize("trouble", [Kind.UNSUPPORTED, Kind.FAILED, Kind.CRASHED])
+def test_a_case_that_fails_without_its_weights_has_none(trouble):
+    blame = find_blame(weighted(), ONES, Planted("n0", trouble=trouble), Reference())
+    assert (blame.operators, blame.confirmed) == (("MatMul",), True)
+    assert not weights(blame).any()
+    assert not blame.feeds["x"].any()
+    assert not blame.expected["h"].any()
+
+
+class Choosy(Planted):
+    """Fails only where a weight is not zero."""
+
+    def run(self, model, feeds):
+        tensors = onnx.load_from_string(model).graph.initializer
+        if any(numpy_helper.to_array(one).any() for one in tensors):
+            return super().run(model, feeds)
+        return Reference().run(model, feeds)
+
+
+def test_a_case_that_needs_its_weights_keeps_them():
+    blame = find_blame(weighted(), ONES, Choosy("n0", trouble=Kind.FAILED), Reference())
+    assert (blame.confirmed, float(weights(blame).max())) == (True, 2.0)
+    blame = find_blame(weighted(), ONES, Planted("n0"), Reference())
+    assert (blame.verdict.kind, float(weights(blame).max())) == (Kind.WRONG, 2.0)
+    np.testing.assert_array_equal(blame.feeds["x"], ONES["x"])
