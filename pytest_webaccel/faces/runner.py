@@ -80,7 +80,7 @@ class LaneRunner:
             engine=engine.ort.version,
             module=engine.ort.module(engine.choose(self._build)),
             provider=PROVIDERS[lane.name.backend],
-            system=platform.platform(),
+            system=f"{platform.system()} {platform.machine()}",
             model=model,
         )
 

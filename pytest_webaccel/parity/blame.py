@@ -60,7 +60,8 @@ class Blame:
     ``feeds`` what it is fed, ``expected`` what the reference ``reference`` answers, ``got`` what ``lane`` does (nothing
     where it does not answer), and ``verdict`` says how they differ. ``runs`` counts what was tried on the lane, in
     ``seconds``. ``confirmed`` says whether the part failed on the lane both times that it was asked, and the
-    reference, given the part alone, agreed with itself. An ``agrees`` as ``whole`` means that nothing is to blame.
+    reference, given the part alone, agreed with itself; ``blank`` whether weights and feeds are zeros in place of the
+    model's own, since it fails all the same. An ``agrees`` as ``whole`` means that nothing is to blame.
     """
 
     lane: str
@@ -78,6 +79,7 @@ class Blame:
     runs: int = 0
     seconds: float = 0.0
     confirmed: bool = False
+    blank: bool = False
 
     @property
     def operator(self) -> str:
@@ -141,7 +143,9 @@ def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) 
     verdict = judged(lane.run(data, feeds), right.outputs, {}, fallbacks=fallbacks)
     if not verdict.is_like(blame.verdict):
         return blame
-    return dataclasses.replace(blame, model=data, feeds=feeds, expected=right.outputs, got=verdict.got, verdict=verdict)
+    return dataclasses.replace(
+        blame, model=data, feeds=feeds, expected=right.outputs, got=verdict.got, verdict=verdict, blank=True
+    )
 
 
 class _Counted:

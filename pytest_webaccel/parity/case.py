@@ -65,6 +65,7 @@ def write_case(blame: Blame, surroundings: Surroundings, folder: Path) -> Path:
         "kind": str(blame.verdict.kind),
         "detail": blame.verdict.detail,
         "confirmed": blame.confirmed,
+        "blank": blame.blank,
         "runs": blame.runs,
         "seconds": round(blame.seconds, 1),
         "reference": blame.reference,
@@ -97,32 +98,38 @@ def _code(text: str) -> str:
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
+#: What is said of one operator, and of several.
+_DOES: Mapping[str, tuple[str, str]] = {
+    "wrong_answer": ("answers wrongly", "answer wrongly"),
+    "not_finite": ("answers NaN or infinity", "answer NaN or infinity"),
+    "unsupported": ("is refused", "are refused"),
+    "failed": ("fails", "fail"),
+    "crashed": ("crashes the page", "crash the page"),
+    "fell_back": ("runs on wasm without a word", "run on wasm without a word"),
+}
+
+
 def _issue(blame: Blame, where: Surroundings) -> str:
-    what = {
-        "wrong_answer": "answers wrongly",
-        "not_finite": "answers NaN or infinity",
-        "unsupported": "is refused",
-        "failed": "fails",
-        "crashed": "crashes the page",
-        "fell_back": "runs on wasm without a word",
-    }[str(blame.verdict.kind)]
-    one = "This operator" if len(blame.operators) == 1 else f"These {len(blame.operators)} operators together"
+    several = len(blame.operators) > 1
+    does = _DOES[str(blame.verdict.kind)]
+    one = f"These {len(blame.operators)} operators together, out" if several else "This operator, out"
     inputs = [f"- {_code(name)}: {_signature(array)}" for name, array in blame.feeds.items()]
     outputs = [f"- {_code(name)}: {one}" for name, one in blame.verdict.differences.items()]
     about = (
-        f"{one} of {_code(where.model)} {what} in onnxruntime-web {where.engine} ({_code(where.module)}). The attached "
-        f"`model.onnx` holds nothing else; {_code(blame.reference)} runs it as expected."
+        f"{one} of {_code(where.model)}, {does[several]} in onnxruntime-web {where.engine} ({_code(where.module)}). "
+        f"The attached `model.onnx` holds nothing else; {_code(blame.reference)} runs it as expected."
     )
     how = (
         "Serve the folder and open `index.html` (it holds the model and its tensors), or load `model.onnx`, feed it "
         "`inputs/`, and compare with `expected/`."
+        + (" Its weights and inputs are zeros: it does so whatever they are." if blame.blank else "")
     )
     found = (
         f"Found by parts: {blame.runs} runs, {len(blame.steps)} of {blame.total} steps left; "
         f"{'seen to fail alone twice' if blame.confirmed else 'not confirmed'}."
     )
     lines = [
-        f"# {_code(blame.operator[:80])} {what} with the {_code(where.provider)} execution provider",
+        f"# {_code(blame.operator[:80])} {does[0]} with the {_code(where.provider)} execution provider",
         "",
         about,
         "",

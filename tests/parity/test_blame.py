@@ -314,6 +314,7 @@ def weights(blame):
 def test_a_case_that_fails_without_its_weights_has_none(trouble):
     blame = find_blame(weighted(), ONES, Planted("n0", trouble=trouble), Reference())
     assert (blame.operators, blame.confirmed) == (("MatMul",), True)
+    assert blame.blank
     assert not weights(blame).any()
     assert not blame.feeds["x"].any()
     assert not blame.expected["h"].any()
@@ -331,7 +332,7 @@ class Choosy(Planted):
 
 def test_a_case_that_needs_its_weights_keeps_them():
     blame = find_blame(weighted(), ONES, Choosy("n0", trouble=Kind.FAILED), Reference())
-    assert (blame.confirmed, float(weights(blame).max())) == (True, 2.0)
+    assert (blame.confirmed, blame.blank, float(weights(blame).max())) == (True, False, 2.0)
     blame = find_blame(weighted(), ONES, Planted("n0"), Reference())
     assert (blame.verdict.kind, float(weights(blame).max())) == (Kind.WRONG, 2.0)
     np.testing.assert_array_equal(blame.feeds["x"], ONES["x"])
