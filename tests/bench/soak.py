@@ -80,16 +80,19 @@ class Soak:
         for first in range(0, len(left), self._options.batch):
             numbers = left[first : first + self._options.batch]
             # Every other worker keeps a warm spare, so that both ways of recovering are worn.
-            worker = self._worker(spares=(numbers[0] // self._options.batch) % 2)
+            spares = (numbers[0] // self._options.batch) % 2
+            worker = self._worker(spares=spares)
             try:
                 for number in numbers:
                     if time.monotonic() >= until:
                         return "the time is up"
                     self._one(worker, number, there, len(left))
+                    if self._done % _LOOK_EVERY == 0:
+                        self._log.append(look(self._process, self._done, live=True, spares=spares))
             finally:
                 worker.stop()
                 self._log.append({"left": leftovers(self._scratch), "after": self._done})
-                self._log.append(look(self._process, self._done, live=False))
+                self._log.append(look(self._process, self._done, live=False, spares=spares))
         return ""
 
     def _one(
@@ -100,8 +103,6 @@ class Soak:
         self._log.append({**struck.to_json(), "took_s": round(time.monotonic() - begun, 3)})
         self._done += 1
         self._tell(struck, left)
-        if self._done % _LOOK_EVERY == 0:
-            self._log.append(look(self._process, self._done, live=True))
 
     def _worker(self, *, spares: int) -> Worker:
         return Worker(
@@ -128,14 +129,26 @@ class Soak:
 
 
 def slopes(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Slope | None]:
-    """Return the growth for each 1000 faults of this process with its browsers up, by what grows."""
-    looks = [entry for entry in entries if "look" in entry and entry["live"]]
+    """Return the growth for each 1000 faults of this process, by what grows.
 
-    def points(name: str, unit: float) -> list[Point]:
-        return [Point(entry["look"], entry["faults"], entry[name] / unit) for entry in looks]
+    Memory is looked at with the browsers up, with and without spares apart; open files once a worker has ended, since
+    before they depend on how many lanes it has begun.
+    """
+    looks = [entry for entry in entries if "look" in entry]
 
-    named = {"rss_mib": ("rss", _MIB), "pss_mib": ("pss", _MIB), "fds": ("fds", 1)}
-    return {what: slope(points(name, unit), warm_up=min(batch, 100)) for what, (name, unit) in named.items()}
+    def points(name: str, unit: float, *, live: bool) -> list[Point]:
+        return [
+            Point(f"{entry['look']} {entry['spares'] if live else ''}", entry["faults"], entry[name] / unit)
+            for entry in looks
+            if entry["live"] is live
+        ]
+
+    warm_up = min(batch, 100)
+    return {
+        "rss_mib": slope(points("rss", _MIB, live=True), warm_up=warm_up),
+        "pss_mib": slope(points("pss", _MIB, live=True), warm_up=warm_up),
+        "fds": slope(points("fds", 1, live=False), warm_up=warm_up),
+    }
 
 
 def row_of(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
@@ -195,7 +208,7 @@ def main(given: Sequence[str] | None = None) -> int:
         scratch = Path(stack.enter_context(scratch_folder()))
         path = options.state or (scratch / "quick.jsonl" if options.quick else STATE)
         try:
-            log = stack.enter_context(Log(path, about))
+            log = stack.enter_context(Log(path, about, keep=False))
         except StateError as error:
             raise SystemExit(str(error)) from None
         _introduce(log, options, left_out)
@@ -223,15 +236,16 @@ def _introduce(log: Log, options: argparse.Namespace, left_out: Sequence[str]) -
 
 
 def _finish(log: Log, table: Sequence[ProbeResult], options: argparse.Namespace, ended: str) -> int:
-    row = row_of(log.entries, options.batch)
+    entries = log.whole()
+    row = row_of(entries, options.batch)
     print(
         f"{row['n']} faults, {row['struck']} struck, {row['recovered']} recovered "
         f"(Wilson 95 % low {row['success_low']:.4f}); {row['answers']} answers held against NumPy"
     )
-    for what, one in slopes(log.entries, options.batch).items():
+    for what, one in slopes(entries, options.batch).items():
         print(f"{what} for each 1000 faults: {one or 'too few looks to say'}")
     reasons = Counter(
-        entry.get("detail", "")[:120] for entry in log.entries if entry.get("outcome") not in {None, RECOVERED}
+        entry.get("detail", "")[:120] for entry in entries if entry.get("outcome") not in {None, RECOVERED}
     )
     for reason, count in reasons.most_common(10):
         print(f"  {count} x not recovered or void: {reason}")

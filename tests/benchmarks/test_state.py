@@ -89,3 +89,12 @@ def test_an_entry_is_on_the_disk_once_it_is_appended(tmp_path: Path):
     with Log(tmp_path / "log.jsonl", ABOUT) as log:
         log.append({"number": 7})
         assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1]) == {"number": 7}
+
+
+def test_a_log_that_keeps_nothing_reads_all_of_it_back(tmp_path: Path):
+    with Log(tmp_path / "log.jsonl", ABOUT) as log:
+        log.append({"number": 7})
+    with Log(tmp_path / "log.jsonl", ABOUT, keep=False) as log:
+        log.append({"number": 8})
+        assert log.entries == [{"number": 7}]
+        assert log.whole() == [{"number": 7}, {"number": 8}]

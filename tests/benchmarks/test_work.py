@@ -71,8 +71,17 @@ def entries(growth: float) -> list[dict[str, object]]:
         {"number": number, "outcome": "recovered", "answers": 3, "wrong": 0, "duplicated": 0, "lost": 0, "took_s": 1.0}
         for number in range(2000)
     ]
+    # every other worker keeps spares, which cost memory of their own, and open files come and go with lanes
     looks = [
-        {"look": "p", "faults": n, "live": True, "rss": (100 + growth * n / 1000) * 2**20, "pss": 90 * 2**20, "fds": 30}
+        {
+            "look": "p",
+            "faults": n,
+            "live": n % 250 != 0,
+            "spares": (n // 250) % 2,
+            "rss": (100 + 30 * ((n // 250) % 2) + growth * n / 1000) * 2**20,
+            "pss": 90 * 2**20,
+            "fds": 30 + n % 17 if n % 250 else 8,
+        }
         for n in range(0, 2000, 25)
     ]
     return [*faults, *looks, {"left": [], "after": 2000}]

@@ -120,8 +120,8 @@ def _requests(worker: Worker, lease: Lease, struck: Struck) -> None:
             struck.duplicated += max(reply.executions - 1, 0)
 
 
-def look(process: str, faults: int, *, live: bool) -> dict[str, Any]:
-    """Return what this process holds now, after ``faults`` of its own; ``live``: with its browsers up."""
+def look(process: str, faults: int, *, live: bool, spares: int) -> dict[str, Any]:
+    """Return what this process holds after ``faults`` of its own; ``live``: with its browsers up, and ``spares``."""
     gc.collect()
     me = psutil.Process()
     memory = me.memory_full_info()
@@ -129,6 +129,7 @@ def look(process: str, faults: int, *, live: bool) -> dict[str, Any]:
         "look": process,
         "faults": faults,
         "live": live,
+        "spares": spares,
         "rss": memory.rss,
         "pss": memory.pss,
         "fds": me.num_fds(),

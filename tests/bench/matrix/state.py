@@ -151,12 +151,14 @@ def _differs(there: Any, here: Any) -> bool:
 class Log:
     """An open file of entries, one a line; one process at a time writes to it. ``entries`` are those so far.
 
-    ``about`` is what the figures depend on. Raises StateError where the file is of something else, or in use.
+    ``about`` is what the figures depend on. With ``keep`` false only what was there at the start is in ``entries``:
+    what measures this process's memory must not grow. Raises StateError where the file is of something else, or in use.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any], *, keep: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self._keep = keep
         self.entries: list[dict[str, Any]] = []
         self._lock = FileLock(f"{path}.lock")
         try:
@@ -199,7 +201,12 @@ class Log:
     def append(self, entry: Mapping[str, Any]) -> None:
         """Append an entry; once this returns it is on the disk."""
         self._write(json.dumps(entry))
-        self.entries.append(dict(entry))
+        if self._keep:
+            self.entries.append(dict(entry))
+
+    def whole(self) -> list[dict[str, Any]]:
+        """Return all entries, as they are on the disk."""
+        return _parted(self.path)[1]
 
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
