@@ -16,7 +16,14 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pytest_webaccel.engines.models import ModelInfo, check_feeds, inspect_model
-from pytest_webaccel.errors import BridgeError, DamagedLaneError, FaultError, RecoveryError, WebAccelError
+from pytest_webaccel.errors import (
+    BridgeError,
+    DamagedLaneError,
+    FaultError,
+    ModelError,
+    RecoveryError,
+    WebAccelError,
+)
 from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.faults.schedule import chance_of
 from pytest_webaccel.pool.account import Account
@@ -30,6 +37,7 @@ from pytest_webaccel.pool.target import LaneTarget
 from pytest_webaccel.pool.undoing import undo_load
 from pytest_webaccel.recovery.conductor import GivenUpError
 from pytest_webaccel.terms import (
+    Backend,
     Damage,
     Fault,
     FaultPlan,
@@ -130,9 +138,24 @@ class Lease:
         """
         arrays = check_feeds(model.info, feeds)
         with self.life.request(model, arrays, outputs) as turn:
-            reply = await self._run(Asked(model, arrays, outputs, deadline, expect))
+            try:
+                reply = await self._run(Asked(model, arrays, outputs, deadline, expect))
+            except ModelError:
+                await self._close_session(model, deadline)
+                raise
             turn.commit(reply.tensors)
         return dict(reply.tensors), reply
+
+    async def _close_session(self, model: LoadedModel, deadline: float) -> None:
+        """Have the page free a model in which an operator failed; the next request loads it anew.
+
+        onnxruntime-web 1.30 may never answer another run of such a session on WebGPU.
+        """
+        nowhere = self.lane.guest is None and self.lane.station is None
+        if self.lane.name.backend is Backend.CPU or nowhere:
+            return
+        if (there := self.lane.here.find(model)) is not None:
+            await self._dropped(there, deadline)
 
     async def _run(self, one: Asked) -> Reply:
         model, deadline = one.model, one.deadline

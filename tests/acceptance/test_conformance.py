@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+
 import duckdb
 import pytest
 
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.browsers.install.ort import ort_dist
 from pytest_webaccel.terms import Browser
 
 CACHE = cache_root()  # before pytester moves HOME
@@ -58,6 +63,52 @@ def test_a_file_of_expectations_that_is_none_fails_with_its_line(pytester):
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*mine.txt, line 1*"])
+
+
+CRASHING = """
+    import pytest
+
+    from pytest_webaccel.terms import Fault, FaultPlan, Strategy
+
+    @pytest.fixture(autouse=True)
+    def crash(request, _webaccel_lease):
+        if "test_not_3d-" in request.node.nodeid or "-test_not_3d]" in request.node.nodeid:
+            _webaccel_lease.planned.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
+"""
+
+
+@real
+def test_a_page_that_crashes_costs_its_test_alone(pytester):
+    pytester.makepyfile(crashing=CRASHING)
+    result = pytester.runpytest_subprocess(
+        *(*SUITE, "-p", "crashing", "-k", "test_not_ or test_neg", "--webaccel-lanes=chromium:cpu"),
+        *("--webaccel-db=h.duckdb",),
+        timeout=120,
+    )
+    found = kinds(pytester.path / "h.duckdb")
+    assert len(found) >= 5
+    assert [case for (_, case), kind in found.items() if kind == "crashed"] == ["test_not_3d"]
+    assert {kind for (_, case), kind in found.items() if case != "test_not_3d"} == {"agrees"}
+    assert result.parseoutcomes() | {"deselected": 0} == {"passed": len(found) - 1, "failed": 1, "deselected": 0}
+
+
+@real
+def test_two_versions_of_the_engine_are_compared(pytester):
+    newer = pytester.path / "newer"
+    shutil.copytree(ort_dist(None), newer / "dist")
+    (newer / "package.json").write_text(json.dumps({"name": "onnxruntime-web", "version": "1.99.0"}))
+    result = pytester.runpytest_subprocess(
+        *(*SUITE, "-k", "test_abs or test_unique_length_1", "--webaccel-lanes=chromium:cpu"),
+        *(f"--webaccel-ort={ort_dist(None)}", f"--webaccel-ort={newer}", "--webaccel-report=r.html", "-v"),
+        timeout=120,
+    )
+    said = result.stdout.str()
+    for version in ("1.30.0", "1.99.0"):
+        assert re.search(rf"test_node\[test_abs-ort{version}-chromium:cpu\] PASSED", said)
+        # the newer one has no section: that of the version before stands in
+        assert re.search(rf"test_node\[test_unique_length_1-ort{version}-chromium:cpu\] XFAIL", said)
+        assert f"conformance, chromium:cpu, onnxruntime-web {version} wasm" in said
+    assert "0 of 2 tests end otherwise between versions" in (pytester.path / "r.html").read_text()
 
 
 @real

@@ -99,6 +99,10 @@ def test_magika_in_the_older_build_fails_by_a_convolution_behind_a_transposition
     facts = facts_of(folder)
     assert (facts["operators"], facts["kind"], facts["confirmed"]) == (["Slice", "Transpose", "Conv"], "failed", True)
     assert "FILTER_IN_CHANNEL should be equal to DATA_CHANNEL" in str(facts["detail"])
+    # asked again, the same session would never answer: it is made anew after a failure, so no deadline passes
+    with duckdb.connect(str(pytester.path / "runs.duckdb"), read_only=True) as connection:
+        asked = "SELECT count(*) FROM measurements WHERE metric LIKE 'unplanned%'"
+        assert connection.execute(asked).fetchall() == [(0,)]
     assert float(str(facts["seconds"])) < MOST_S
     assert the_reference_is_right(folder)
 

@@ -22,7 +22,7 @@ from pytest_webaccel.terms import (
 )
 from pytest_webaccel.testing import Misbehaviour
 from tests import models
-from tests.pool.conftest import ANSWER, FEEDS, GPU, ask, live
+from tests.pool.conftest import ANSWER, CPU, FEEDS, GPU, ask, live
 
 
 def test_a_request_is_journalled_and_answered():
@@ -292,6 +292,22 @@ def test_a_request_that_is_itself_at_fault_is_answered_with_its_error_and_rolled
                 await lease.load(models.unknown_operator(), None, deadline=30)
         assert house.transactions.count(("run", "rolled_back")) == 1
         assert house.transactions[-1] == ("load", "rolled_back")
+        assert house.pool.statistics()[0]["recoveries"] == 0
+
+    live(body)
+
+
+@pytest.mark.parametrize(("name", "kept"), [(GPU, False), (CPU, True)])
+def test_an_accelerators_session_in_which_an_operator_failed_is_made_anew(name, kept):
+    async def body(house):
+        async with house.lease(name) as lease:
+            model = await lease.load(models.failing_reshape(), None, deadline=30)
+            x = np.zeros(4, np.float32)
+            with pytest.raises(ModelError):
+                await lease.run(model, {"x": x, "to": np.array([3])}, deadline=30)
+            assert ((await lease.lane.here.holding(deadline=5))["models"] == [model.key]) is kept
+            answer, _ = await lease.run(model, {"x": x, "to": np.array([4])}, deadline=30)
+            np.testing.assert_array_equal(answer["z"], x)
         assert house.pool.statistics()[0]["recoveries"] == 0
 
     live(body)
