@@ -217,6 +217,7 @@ class PlacementRow(Row):
     lane: str
     model: str
     build: str
+    version: str
     provider: str
     nodes: int
     operators: Mapping[str, int] = dataclasses.field(default_factory=dict)

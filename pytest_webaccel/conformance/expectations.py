@@ -4,7 +4,8 @@ One line a test, as web-platform-tests keep their metadata; a section for each l
 
     [chromium:webgpu jsep 1.30.0]
     fell_back    test_abs
-    unsupported  test_adagrad   # no such operator
+    unsupported  test_adagrad   # what the engine said
+    wrong_answer test_dft       ## what somebody found out
 
 What no line names is expected to agree. Where the version that runs has no section, that of the newest one before it
 stands in. ``python -m pytest_webaccel expectations`` takes over what a run found.
@@ -29,15 +30,18 @@ if TYPE_CHECKING:
 __all__ = ["AGREES", "Expectation", "Expectations", "Place", "updated"]
 
 _SECTION = re.compile(r"\[(\S+) (\S+) (\S+)\]")
-_LINE = re.compile(r"(\S+)\s+(\S+)(?:\s+#\s*(.*))?")
+_LINE = re.compile(r"(\S+)\s+(\S+)(?:\s+(##?)\s*(.*))?")
 _MOST_REASON = 100
-#: What onnxruntime says before it comes to the point.
-_PREAMBLE = re.compile(r"^Can't create a session\. ERROR_CODE: \d+, ERROR_MESSAGE: |^failed to call OrtRun\(\)\. ")
+#: What onnxruntime says before it comes to the point: that it failed, and where in its source.
+_PREAMBLE = re.compile(
+    r"^(?:Can't create a session\. ERROR_CODE: \d+, ERROR_MESSAGE: |failed to call OrtRun\(\)\. )?"
+    r"(?:/\S+\.(?:cc|h):\d+ .*?\)(?: const)? (?=[A-Z!]))?"
+)
 
 _HEADER = """\
 # What the node tests of onnx are known not to pass, by [lane build version of onnxruntime-web]; all else agrees.
-# Taken over from a run with: python -m pytest_webaccel expectations DB FILE. A reason written here by hand is kept as
-# long as the word before it holds.
+# Taken over from a run with: python -m pytest_webaccel expectations DB FILE. What stands behind # is what the engine
+# said; a reason of your own behind ## is kept as long as the word at the line's begin holds.
 """
 
 
@@ -55,10 +59,11 @@ class Place(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expectation:
-    """How a test is expected to end, and why."""
+    """How a test is expected to end, and why; ``by_hand`` where somebody wrote that."""
 
     kind: Kind
     reason: str = ""
+    by_hand: bool = False
 
 
 #: What is expected where nothing else is said.
@@ -107,7 +112,7 @@ class Expectations:
             if match[2] in section:
                 raise ConfigurationError(f"{where}: {match[2]} is there twice in its section")
             try:
-                section[match[2]] = Expectation(pick(Kind, match[1], "kind"), match[3] or "")
+                section[match[2]] = Expectation(pick(Kind, match[1], "kind"), match[4] or "", match[3] == "##")
             except ValueError as error:
                 raise ConfigurationError(f"{where}: {error}") from None
         return cls(places)
@@ -142,7 +147,7 @@ class Expectations:
 def updated(known: Expectations, rows: Iterable[ConformanceRow]) -> Expectations:
     """Return ``known`` with what ``rows`` found in place of what was expected of those tests; others stay.
 
-    A place that is new begins with what stood in for it. A reason stays where its kind does.
+    A place that is new begins with what stood in for it. A reason by hand stays where its kind does.
     """
     places = {place: dict(section) for place, section in known.places.items()}
     for row in rows:
@@ -153,13 +158,14 @@ def updated(known: Expectations, rows: Iterable[ConformanceRow]) -> Expectations
         section, kind = places[place], Kind(row.kind)
         if kind is Kind.AGREES:
             section.pop(row.case, None)
-        elif row.case not in section or section[row.case].kind is not kind:
+        elif not (there := section.get(row.case, AGREES)).by_hand or there.kind is not kind:
             section[row.case] = Expectation(kind, _reason(row.detail))
     return Expectations(places)
 
 
 def _written(name: str, one: Expectation) -> str:
-    return f"{one.kind:<12} {name}{f'  # {one.reason}' if one.reason else ''}\n"
+    mark = "##" if one.by_hand else "#"
+    return f"{one.kind:<12} {name}{f'  {mark} {one.reason}' if one.reason else ''}\n"
 
 
 def _reason(detail: str) -> str:

@@ -68,7 +68,7 @@ class LaneSuite:
 
     def _judged(self, case: NodeCase) -> tuple[Ran, Verdict]:
         if case.obstacle:
-            return Ran({}), Verdict(Kind.UNSUPPORTED, case.obstacle)
+            return Ran({}), Verdict(Kind.NOT_ASKED, case.obstacle)
         model, stored = case.read()
         ran = self._runner.run(model, stored.feeds)
         return ran, verdict_on(ran, model, stored, self._lease.lane.name.backend)

@@ -135,7 +135,8 @@ class WebAccel:
         from pytest_webaccel.faces.parity import Asked, Parity
 
         beside = _lane(reference) if isinstance(reference, Lane | str) else reference
-        asked = Asked(lanes, beside, tolerance, blame, timeout, self._manner.cases)
+        named = None if lanes is None else [_lane(name) for name in lanes]
+        asked = Asked(named, beside, tolerance, blame, timeout, self._manner.cases)
         return Parity(self._worker, self._lease).check(model, feeds, asked)
 
     def check_repeats(
@@ -297,6 +298,7 @@ class WebAccel:
                     lane=str(self.lane),
                     model=model.info.name,
                     build=str(model.build),
+                    version=self._lease.lane.here.engine.ort.version,
                     provider=provider,
                     nodes=nodes,
                     operators=model.placement.operators.get(provider, {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,15 @@ import numpy as np
 
 from pytest_webaccel.engines.models import MAX_BYTES, check_feeds, inspect_model
 from pytest_webaccel.engines.onnx import LoadedModel
-from pytest_webaccel.errors import ConfigurationError, LaneUnavailableError, ModelError
+from pytest_webaccel.errors import (
+    ConfigurationError,
+    DamagedLaneError,
+    FeedError,
+    LaneUnavailableError,
+    ModelError,
+    RecoveryError,
+    WebAccelError,
+)
 from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity.blame import NondeterministicError, find_blame
 from pytest_webaccel.parity.case import write_case
@@ -22,7 +31,6 @@ from pytest_webaccel.parity.operators import model_tolerances
 from pytest_webaccel.parity.reference import Reference, run_references
 from pytest_webaccel.parity.stored import given_sets
 from pytest_webaccel.parity.tolerance import Tolerance
-from pytest_webaccel.parity.verdict import Kind
 from pytest_webaccel.rows import ParityRow
 from pytest_webaccel.terms import Lane
 
@@ -54,12 +62,21 @@ _LARGE_BYTES = 512 << 20
 class Asked:
     """What a test asks of a comparison; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
 
-    lanes: Sequence[str] | None
+    lanes: Sequence[Lane] | None
     reference: Lane | Arrays | None
     tolerance: Tolerance | Mapping[str, Tolerance] | None
     blame: bool
     timeout: float
     cases: Path | None
+
+
+class _FailedError(Exception):
+    """A lane gave no answer to ``fed``, for ``error``."""
+
+    def __init__(self, error: WebAccelError, fed: Stored) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.fed = fed
 
 
 class Parity:
@@ -74,18 +91,19 @@ class Parity:
     ) -> Comparison:
         """Hold the answers of lanes against a reference; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
         data = model.info.path.read_bytes()
-        sets = given_sets(feeds, data)
-        names = self._worker.pool.lanes if asked.lanes is None else tuple(Lane.parse(name) for name in asked.lanes)
+        sets = [dataclasses.replace(one, feeds=check_feeds(model.info, one.feeds)) for one in given_sets(feeds, data)]
+        self._look_at(asked, model, sets)
+        names = self._worker.pool.lanes if asked.lanes is None else asked.lanes
         # the reference comes first: what it cannot run is said before any lane is asked
         reference, right = self._right(model, sets, asked)
         answers: dict[str, Sequence[Arrays]] = {} if right is None else {reference: right}
         loaded: dict[str, LoadedModel] = {}
-        failed: dict[str, ModelError] = {}
+        failed: dict[str, _FailedError] = {}
         for name in names:
             if str(name) not in answers:
                 try:
                     loaded[str(name)], answers[str(name)] = self._answers_of(name, model, sets, asked.timeout)
-                except ModelError as error:
+                except _FailedError as error:
                     failed[str(name)] = error
         if len(answers) + len(failed) < 2:
             raise LaneUnavailableError(
@@ -93,14 +111,14 @@ class Parity:
                 "run more lanes."
             )
         if not answers:
-            raise next(iter(failed.values()))
+            raise next(iter(failed.values())).error
         reference = next(iter(answers))
         allowed = self._allowed(data, sets, answers[reference], asked.tolerance)
         merged = {source: _merged(sets, found, answers[reference]) for source, found in answers.items()}
         comparison = compare_all(merged, reference, allowed)
         blamed: dict[str, Blame] = {}
         told = [] if comparison.agrees and failed else [message(comparison, model.info.name)]
-        told += [str(error) for error in failed.values()]
+        told += [str(one.error) for one in failed.values()]
         if asked.blame and (failed or not comparison.agrees):
             blamed, story = self._blamed(comparison, loaded, failed, model, sets, asked)
             told += story
@@ -108,7 +126,7 @@ class Parity:
         self._record_failures(comparison.reference, failed, model, answers[reference][0], blamed)
         assert comparison.agrees, "\n".join(told)
         if failed:
-            raise ModelError("\n".join(told)) from next(iter(failed.values()))
+            raise ModelError("\n".join(told)) from next(iter(failed.values())).error
         return comparison
 
     def blame(
@@ -148,7 +166,7 @@ class Parity:
             blame = find_blame(
                 whole, arrays, runner, beside, tolerances=tolerances, fallbacks=fallbacks, tell=tell or _log.info
             )
-            if case is not None and blame.whole.kind is not Kind.AGREES:
+            if case is not None and blame.confirmed:
                 write_case(blame, runner.surroundings(info.name), case)
         return blame
 
@@ -160,25 +178,41 @@ class Parity:
     def _right(self, model: LoadedModel, sets: Sequence[Stored], asked: Asked) -> tuple[str, Sequence[Arrays] | None]:
         """Return the reference's name and its answer to each set; None for it where the first lane must do."""
         if isinstance(asked.reference, Lane):
-            _, answers = self._answers_of(asked.reference, model, sets, asked.timeout)
+            try:
+                _, answers = self._answers_of(asked.reference, model, sets, asked.timeout)
+            except _FailedError as failed:
+                raise ModelError(f"the reference {asked.reference} gives no answer: {failed.error}") from failed.error
             return str(asked.reference), answers
-        known = [info.name for info in model.info.outputs]
         if asked.reference is not None:
-            if len(sets) > 1:
-                raise ConfigurationError(
-                    f"reference= holds the answers to one set of feeds, and there are {len(sets)}. Store the answers "
-                    "beside the feeds, in the same .npz."
-                )
-            if unknown := [name for name in asked.reference if name not in known]:
-                raise ConfigurationError(
-                    f"reference= has {', '.join(unknown)}, which {model.info} does not give; it gives "
-                    f"{', '.join(known)}"
-                )
             return "given", [{name: np.asarray(array) for name, array in asked.reference.items()}]
         if all(one.expected for one in sets):
             return "stored", [one.expected for one in sets]
         found = run_references(model.info.path, [one.feeds for one in sets])
         return ("", None) if found is None else found
+
+    def _look_at(self, asked: Asked, model: LoadedModel, sets: Sequence[Stored]) -> None:
+        """Refuse what cannot be meant, before any lane is asked."""
+        known = [info.name for info in model.info.outputs]
+        named = {
+            "tolerance=": asked.tolerance if isinstance(asked.tolerance, Mapping) else {},
+            "reference=": asked.reference if isinstance(asked.reference, Mapping) else {},
+        }
+        for what, given in named.items():
+            if unknown := [name for name in given if name not in known]:
+                raise ConfigurationError(
+                    f"{what} has {', '.join(unknown)}, which {model.info} does not give; it gives {', '.join(known)}"
+                )
+        if isinstance(asked.reference, Mapping) and len(sets) > 1:
+            raise ConfigurationError(
+                f"reference= holds the answers to one set of feeds, and there are {len(sets)}. Store the answers "
+                "beside the feeds, in the same .npz."
+            )
+        stored = sum(bool(one.expected) for one in sets)
+        if asked.reference is None and 0 < stored < len(sets):
+            raise FeedError(
+                f"feeds: answers are stored beside {stored} of {len(sets)} sets. Store them beside all or none, or "
+                "name a reference."
+            )
 
     def _allowed(
         self,
@@ -204,7 +238,7 @@ class Parity:
         self,
         comparison: Comparison,
         loaded: Mapping[str, LoadedModel],
-        failed: Mapping[str, ModelError],
+        failed: Mapping[str, _FailedError],
         model: LoadedModel,
         sets: Sequence[Stored],
         asked: Asked,
@@ -219,8 +253,10 @@ class Parity:
             if not bad and lane not in failed:
                 continue
             wrong = next((one for one in sets if any(_of(name, one) for name in bad)), sets[0])
+            if lane in failed:
+                wrong = failed[lane].fed
             rules = {info.name: _key(info.name, wrong) for info in model.info.outputs}
-            case = asked.cases and asked.cases / f"{Path(model.info.name).stem}-{lane.replace(':', '-')}"
+            case = asked.cases and asked.cases / self._case_name(model, lane)
             mine = model.build if Lane.parse(lane) == self._lease.lane.name else None
             try:
                 blame = found[lane] = self.blame(
@@ -241,7 +277,7 @@ class Parity:
                 lines.append(f"  no operator could be looked for on {lane}: {error}")
                 continue
             lines += [f"  {line}" for line in str(blame).splitlines()]
-            if case is not None:
+            if case is not None and blame.confirmed:
                 lines.append(f"  a case to file: {case}")
         return found, lines
 
@@ -270,7 +306,7 @@ class Parity:
     def _record_failures(
         self,
         reference: str,
-        failed: Mapping[str, ModelError],
+        failed: Mapping[str, _FailedError],
         model: LoadedModel,
         expected: Arrays,
         blamed: Mapping[str, Blame],
@@ -296,6 +332,12 @@ class Parity:
                     )
                 )
 
+    def _case_name(self, model: LoadedModel, lane: str) -> str:
+        """Return the folder of a case: models of one name, tests and versions of the engine each have their own."""
+        said = "\0".join([model.info.sha256, self._lease.terms.test_id, self._lease.lane.here.engine.ort.version])
+        mark = hashlib.sha256(said.encode()).hexdigest()[:6]
+        return f"{Path(model.info.name).stem}-{lane.replace(':', '-')}-{mark}"
+
     @contextlib.contextmanager
     def _leased(self, name: Lane) -> Iterator[Lease]:
         """Give the lease of a lane: the test's own, one that it holds through the pool, or one for this alone."""
@@ -309,17 +351,20 @@ class Parity:
     def _answers_of(
         self, name: Lane, model: LoadedModel, sets: Sequence[Stored], timeout: float
     ) -> tuple[LoadedModel, list[Arrays]]:
-        """Return the model as a lane has it, and the lane's answer to each set."""
+        """Return the model as a lane has it, and its answer to each set; raises _FailedError where one has none."""
         call, deadline = self._worker.call, timeout + self._worker.recovery_s
         build = model.build if name == self._lease.lane.name else None
         with self._leased(name) as lease:
-            there = model
-            if lease is not self._lease:
-                there = call(lease.load(model.info.path, build, deadline=timeout), deadline=deadline)
+            there, fed = model, sets[0]
             answers: list[Arrays] = []
-            for one in sets:
-                answer, _ = call(lease.run(there, one.feeds, deadline=timeout), deadline=timeout + deadline)
-                answers.append(answer)
+            try:
+                if lease is not self._lease:
+                    there = call(lease.load(model.info.path, build, deadline=timeout), deadline=deadline)
+                for fed in sets:
+                    answer, _ = call(lease.run(there, fed.feeds, deadline=timeout), deadline=timeout + deadline)
+                    answers.append(answer)
+            except (ModelError, RecoveryError, DamagedLaneError) as error:
+                raise _FailedError(error, fed) from error
         return there, answers
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.engines.onnx import PROVIDERS
 from pytest_webaccel.errors import DamagedLaneError, FeedError, ModelError, RecoveryError, RemoteError
@@ -11,16 +14,21 @@ from pytest_webaccel.parity.case import Surroundings
 from pytest_webaccel.parity.verdict import Kind, Ran
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from collections.abc import Coroutine, Mapping
 
     import numpy as np
 
+    from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.terms import OrtBuild
 
 __all__ = ["LaneRunner"]
+
+T = TypeVar("T")
+
+#: Kinds of a page's errors that are the engine's own words about a model.
+_ENGINES_OWN = frozenset({"model", "operator"})
 
 
 class LaneRunner:
@@ -42,31 +50,40 @@ class LaneRunner:
         return f"{self._lease.lane.name}{f' ({self._build} build)' if self._build else ''}"
 
     def run(self, model: bytes, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Ran:
-        """Load a model, run it once, drop it."""
-        call, lease, deadline = self._worker.call, self._lease, self._timeout + self._worker.recovery_s
-        held = set(lease.models)  # the test's own stay, also where the whole model is one of them
+        """Load a model, run it once, drop it; raises ModelError where it is not the engine that says no."""
+        folder = Path(tempfile.mkdtemp(prefix="part-", dir=self._lease.folder))
+        path = folder / "part.onnx"
+        path.write_bytes(model)
+        held = set(self._lease.models)  # the test's own stay, also where the whole model is one of them
+        loaded: LoadedModel | None = None
         try:
-            loaded = call(lease.load(model, self._build, deadline=self._timeout), deadline=deadline)
+            loaded = self._call(self._lease.load(path, self._build, deadline=self._timeout))
+            outputs, _ = self._call(self._lease.run(loaded, feeds, deadline=self._timeout))
+        except FeedError as error:
+            ran = Ran({}, Kind.NOT_ASKED, str(error))
         except ModelError as error:
-            return Ran({}, Kind.UNSUPPORTED, _words(error))
+            if not isinstance(error.__cause__, RemoteError) or error.__cause__.kind not in _ENGINES_OWN:
+                raise
+            # its words, not ours around them
+            ran = Ran({}, Kind.FAILED if loaded else Kind.UNSUPPORTED, " ".join(str(error.__cause__).split()))
         except (RecoveryError, DamagedLaneError) as error:
-            return self._crashed(error)
-        try:
-            outputs, _ = call(lease.run(loaded, feeds, deadline=self._timeout), deadline=deadline)
-        except (ModelError, FeedError) as error:
-            return Ran({}, Kind.FAILED, _words(error))
-        except (RecoveryError, DamagedLaneError) as error:
-            return self._crashed(error)
+            ran, loaded = self._crashed(error), None
+        else:
+            ran = Ran(outputs, fallbacks=loaded.placement.fallbacks, placement=loaded.placement.nodes)
         finally:
-            if loaded.key not in held:
-                call(lease.drop(loaded, deadline=self._timeout), deadline=deadline)
-                if loaded.info.path.parent == lease.folder:
-                    loaded.info.path.unlink(missing_ok=True)
-        return Ran(outputs, fallbacks=loaded.placement.fallbacks, placement=loaded.placement.nodes)
+            if loaded is not None and loaded.key not in held:
+                self._call(self._lease.drop(loaded, deadline=self._timeout))
+            if loaded is None or loaded.key not in held:  # a repair loads what is held from its file
+                shutil.rmtree(folder, ignore_errors=True)
+        return ran
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._worker.call(work, deadline=self._timeout + self._worker.recovery_s)
 
     def _crashed(self, error: Exception) -> Ran:
         # a page that still answers may be stuck in the model: the next must not wait behind it
         self._lease.lane.distrust(f"a model broke it: {error}"[:300])
+        self._call(self._lease.lane.settle())
         return Ran({}, Kind.CRASHED, str(error))
 
     def surroundings(self, model: str) -> Surroundings:
@@ -83,8 +100,3 @@ class LaneRunner:
             system=f"{platform.system()} {platform.machine()}",
             model=model,
         )
-
-
-def _words(error: Exception) -> str:
-    """Return the engine's own words, where it was the engine that said no."""
-    return " ".join(str(error.__cause__ if isinstance(error.__cause__, RemoteError) else error).split())

@@ -60,8 +60,9 @@ class Blame:
     ``feeds`` what it is fed, ``expected`` what the reference ``reference`` answers, ``got`` what ``lane`` does (nothing
     where it does not answer), and ``verdict`` says how they differ. ``runs`` counts what was tried on the lane, in
     ``seconds``. ``confirmed`` says whether the part failed on the lane both times that it was asked, and the
-    reference, given the part alone, agreed with itself; ``blank`` whether weights and feeds are zeros in place of the
-    model's own, since it fails all the same. An ``agrees`` as ``whole`` means that nothing is to blame.
+    reference, given the part alone, agreed with itself; ``blank`` whether its larger floating-point weights and its
+    floating-point feeds are zeros in place of the model's own, since it fails all the same. An ``agrees`` as ``whole``
+    means that nothing is to blame.
     """
 
     lane: str
@@ -125,9 +126,9 @@ def find_blame(
 
 
 def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) -> Blame:
-    """Return the same case without its weights, where it is no wrong answer and fails without them as well.
+    """Return the same case with zeros for its larger weights, where it is no wrong answer and fails with them as well.
 
-    Whoever files it gives nothing away, and it packs to next to nothing.
+    Whoever files it gives less away, and it packs to next to nothing.
     """
     if not blame.confirmed or blame.whole.kind in {Kind.WRONG, Kind.NOT_FINITE}:
         return blame
@@ -140,9 +141,10 @@ def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) 
     right = reference.run(data, feeds)
     if right.trouble is not None:
         return blame
-    verdict = judged(lane.run(data, feeds), right.outputs, {}, fallbacks=fallbacks)
-    if not verdict.is_like(blame.verdict):
+    verdicts = [judged(lane.run(data, feeds), right.outputs, {}, fallbacks=fallbacks) for _ in range(2)]
+    if not all(verdict.is_like(blame.verdict) for verdict in verdicts):
         return blame
+    verdict = verdicts[-1]
     return dataclasses.replace(
         blame, model=data, feeds=feeds, expected=right.outputs, got=verdict.got, verdict=verdict, blank=True
     )
@@ -233,12 +235,15 @@ class _Search:
         verdict = judged(
             ran, {name: right[name] for name in graph.outputs}, self._tolerances, fallbacks=self._fallbacks
         )
-        if verdict.kind in {Kind.WRONG, Kind.NOT_FINITE}:
+        if verdict.kind is Kind.NOT_ASKED:
+            raise ModelError(f"{self._lane.name} cannot be asked: {verdict.detail}")
+        if verdict.kind not in {Kind.AGREES, Kind.FELL_BACK}:
             second = self._lane.run(data, self._feeds)
-            if second.trouble is None and not _same(ran, second):
+            if second.trouble is not ran.trouble or (ran.trouble is None and not _same(ran, second)):
                 raise NondeterministicError(
-                    f"{self._lane.name} answers the same feeds differently each time, so no operator can be blamed for "
-                    "a difference to the reference: look for a race, or for memory that is not initialised."
+                    f"{self._lane.name} answers the same feeds differently each time ({_how(ran)}, then "
+                    f"{_how(second)}), so no operator can be blamed for it: look for a race, or for memory that is not "
+                    "initialised."
                 )
         return verdict
 
@@ -370,6 +375,10 @@ class _Search:
         if not found.confirmed or not found.whole.is_like(self._whole):
             return blame
         return dataclasses.replace(found, whole=self._whole, total=len(self._graph), steps=blame.steps)
+
+
+def _how(ran: Ran) -> str:
+    return "an answer" if ran.trouble is None else f"{ran.trouble}: {ran.detail[:200]}"
 
 
 def _same(one: Ran, two: Ran) -> bool:

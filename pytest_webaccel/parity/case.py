@@ -12,6 +12,7 @@ import dataclasses
 import html
 import json
 import re
+import shutil
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_webaccel.parity.blame import Blame
+    from pytest_webaccel.parity.tolerance import Tolerance
 
 __all__ = ["Surroundings", "write_case"]
 
@@ -50,8 +52,16 @@ class Surroundings:
 
 
 def write_case(blame: Blame, surroundings: Surroundings, folder: Path) -> Path:
-    """Write the case into ``folder``, made where it is not there, and return the folder."""
+    """Write the case into ``folder``, made where it is not there, in place of an older one; return the folder.
+
+    Raises ValueError where there is nothing to show: nothing to blame, or nothing that was confirmed.
+    """
+    if not blame.model or not blame.confirmed:
+        raise ValueError(f"no case to write: {blame}")
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").unlink(missing_ok=True)
+    for kind in ("inputs", "expected", "got"):
+        shutil.rmtree(folder / kind, ignore_errors=True)
     (folder / "model.onnx").write_bytes(blame.model)
     told = {
         kind: _tensors(folder / kind, arrays)
@@ -122,7 +132,7 @@ def _issue(blame: Blame, where: Surroundings) -> str:
     how = (
         "Serve the folder and open `index.html` (it holds the model and its tensors), or load `model.onnx`, feed it "
         "`inputs/`, and compare with `expected/`."
-        + (" Its weights and inputs are zeros: it does so whatever they are." if blame.blank else "")
+        + (" Its larger floating-point weights and its floating-point inputs are zeros." if blame.blank else "")
     )
     found = (
         f"Found by parts: {blame.runs} runs, {len(blame.steps)} of {blame.total} steps left; "
@@ -187,7 +197,12 @@ def _page(blame: Blame, where: Surroundings) -> str | None:
         "provider": where.provider,
         "model": base64.b64encode(blame.model).decode(),
         "inputs": {name: _packed(array) for name, array in blame.feeds.items()},
-        "expected": {name: _packed(array) for name, array in blame.expected.items()},
+        "expected": {
+            name: _packed(
+                array, blame.verdict.differences[name].tolerance if name in blame.verdict.differences else None
+            )
+            for name, array in blame.expected.items()
+        },
     }
     template = resources.files("pytest_webaccel.parity").joinpath("case.html").read_text(encoding="utf-8")
     # "<" cannot end the element that holds the data, nor begin a comment in it.
@@ -195,8 +210,8 @@ def _page(blame: Blame, where: Surroundings) -> str | None:
     return template.replace("TITLE", html.escape(title)).replace('"DATA"', held)
 
 
-def _packed(array: NDArray[Any]) -> dict[str, Any]:
-    rule = tolerance_for(array.dtype)
+def _packed(array: NDArray[Any], rule: Tolerance | None = None) -> dict[str, Any]:
+    rule = rule or tolerance_for(array.dtype)
     little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
     return {
         "dtype": array.dtype.name,

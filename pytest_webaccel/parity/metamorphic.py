@@ -36,9 +36,7 @@ def batch_size(feeds: Mapping[str, NDArray[Any]], axes: Mapping[str, int]) -> in
     sizes = {}
     for name, axis in axes.items():
         array = np.asarray(feeds[name])
-        if not -array.ndim <= axis < array.ndim:
-            raise FeedError(f"input {name!r} of shape {list(array.shape)} has no axis {axis} to hold a batch.")
-        sizes[name] = array.shape[axis]
+        sizes[name] = array.shape[_axis(name, array, axis)]
     if len(set(sizes.values())) != 1:
         told = ", ".join(f"{name} {size}" for name, size in sizes.items()) or "no input"
         raise FeedError(f"a batch has one size, and the inputs hold: {told}. Name their axes, such as axes={{'x': 0}}.")
@@ -56,7 +54,7 @@ def item(feeds: Mapping[str, NDArray[Any]], axes: Mapping[str, int], index: int)
 def permuted(arrays: Mapping[str, NDArray[Any]], axes: Mapping[str, int], order: Sequence[int]) -> Arrays:
     """Return ``arrays`` with their items in ``order``."""
     return {
-        name: np.take(array, order, axis=axes[name]) if name in axes else np.asarray(array)
+        name: np.take(array, order, axis=_axis(name, array, axes[name])) if name in axes else np.asarray(array)
         for name, array in arrays.items()
     }
 
@@ -64,6 +62,17 @@ def permuted(arrays: Mapping[str, NDArray[Any]], axes: Mapping[str, int], order:
 def joined(answers: Sequence[Mapping[str, NDArray[Any]]], axes: Mapping[str, int]) -> Arrays:
     """Return the answers to single items as that of a batch; what has no axis is the first item's."""
     return {
-        name: np.concatenate([answer[name] for answer in answers], axis=axes[name]) if name in axes else array
+        name: np.concatenate([one[name] for one in answers], axis=_axis(name, array, axes[name]))
+        if name in axes
+        else array
         for name, array in answers[0].items()
     }
+
+
+def _axis(name: str, array: NDArray[Any], axis: int) -> int:
+    if -array.ndim <= axis < array.ndim:
+        return axis
+    raise FeedError(
+        f"{name!r} of shape {list(array.shape)} has no axis {axis} that could count items. Name the axes of those that "
+        "have, such as axes={'x': 0} and output_axes={'y': 0}; what is not named is the same for all items."
+    )

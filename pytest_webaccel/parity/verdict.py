@@ -30,6 +30,7 @@ class Kind(enum.StrEnum):
     FAILED = "failed"
     CRASHED = "crashed"
     FELL_BACK = "fell_back"
+    NOT_ASKED = "not_asked"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Ran:
     """What a runner made of a model: its ``outputs`` by name, or none of them and how it ended.
 
     ``trouble`` is UNSUPPORTED where the engine refused the model, FAILED where a run did, CRASHED where the lane broke
-    under it each time it was tried. ``fallbacks`` counts operators that ran elsewhere than they were asked to,
-    ``placement`` the nodes by execution provider.
+    under it each time it was tried, NOT_ASKED where its inputs cannot be handed to the lane. ``fallbacks`` counts
+    operators that ran elsewhere than they were asked to, ``placement`` the nodes by execution provider.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -72,7 +73,7 @@ class Verdict:
 
     def is_like(self, other: Verdict) -> bool:
         """Whether both are troubles of one sort; an answer that is not finite is a wrong one."""
-        return _sort(self.kind) is _sort(other.kind)
+        return self.kind is not Kind.NOT_ASKED and _sort(self.kind) is _sort(other.kind)
 
 
 def judged(

@@ -22,6 +22,7 @@ from pytest_webaccel.errors import (
     FaultError,
     ModelError,
     RecoveryError,
+    RemoteError,
     WebAccelError,
 )
 from pytest_webaccel.faults import INJECTORS
@@ -50,7 +51,7 @@ from pytest_webaccel.terms import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from pytest_webaccel.bridge.protocol import Reply
@@ -138,24 +139,26 @@ class Lease:
         """
         arrays = check_feeds(model.info, feeds)
         with self.life.request(model, arrays, outputs) as turn:
-            try:
+            async with self._closing(model, deadline):
                 reply = await self._run(Asked(model, arrays, outputs, deadline, expect))
-            except ModelError:
-                await self._close_session(model, deadline)
-                raise
             turn.commit(reply.tensors)
         return dict(reply.tensors), reply
 
-    async def _close_session(self, model: LoadedModel, deadline: float) -> None:
-        """Have the page free a model in which an operator failed; the next request loads it anew.
+    @contextlib.asynccontextmanager
+    async def _closing(self, model: LoadedModel, deadline: float) -> AsyncIterator[None]:
+        """Have the page free a model in which an operator fails meanwhile; the next request loads it anew.
 
         onnxruntime-web 1.30 may never answer another run of such a session on WebGPU.
         """
-        nowhere = self.lane.guest is None and self.lane.station is None
-        if self.lane.name.backend is Backend.CPU or nowhere:
-            return
-        if (there := self.lane.here.find(model)) is not None:
-            await self._dropped(there, deadline)
+        try:
+            yield
+        except ModelError as error:
+            gone = self.lane.guest is None and self.lane.station is None
+            accelerated = self.lane.name.backend is not Backend.CPU
+            there = None if gone else self.lane.here.find(model)
+            if accelerated and there is not None and isinstance(error.__cause__, RemoteError):
+                await self._dropped(there, deadline)
+            raise
 
     async def _run(self, one: Asked) -> Reply:
         model, deadline = one.model, one.deadline
@@ -181,7 +184,7 @@ class Lease:
     async def step(self, one: Asked, plan: FaultPlan | None) -> tuple[Reply, Story | None]:
         """Answer one step of a request of many, which ``plan`` strikes; return the story of its fault, too."""
         caused = self._take_caused()
-        async with self.transaction("step"):
+        async with self._closing(one.model, one.deadline), self.transaction("step"):
             if caused is not None:
                 reply, story = await self._after_cause(caused, one), caused
             elif plan is not None:

@@ -202,6 +202,7 @@ class Station:
     async def drop(self, model: LoadedModel, *, deadline: float) -> None:
         """Have the page free a model."""
         self.loaded.pop(model.key, None)
+        self.stand_ins = {key: one for key, one in self.stand_ins.items() if one.key != model.key}
         self.ran.discard(model.key)
         await self.unless_fatal(self.channel.request("unload", {"model": model.key}, deadline=deadline))
 

@@ -25,6 +25,7 @@ _WORDS: Mapping[str, str] = {
     "agrees": "agree",
     "fell_back": "right, but on wasm",
     "unsupported": "unsupported",
+    "not_asked": "not asked",
     "failed": "failed",
     "wrong_answer": "wrong",
     "not_finite": "NaN or infinity",

@@ -49,6 +49,7 @@ KINDS: Mapping[str, str] = {
     "agrees": "#009E73",
     "fell_back": FALLBACK,
     "unsupported": OTHER,
+    "not_asked": "#D6DBE1",
     "failed": "#E69F00",
     "wrong_answer": FAILED,
     "not_finite": "#8C2D04",

@@ -21,22 +21,25 @@ _CPU = "CPUExecutionProvider"
 def placement(data: ReportData) -> str:
     """Return which execution provider took the nodes of each model on each lane, as the engine logged it."""
     found: dict[tuple[str, str, str, Evidence], dict[str, PlacementRow]] = {}
-    for row in data.placements:  # every test that loads a model tells the same; the last word counts
-        found.setdefault((row.model, row.lane, row.build, row.evidence), {})[row.provider] = row
+    for row in data.placements:  # every test that loads a model tells the same; the last one's word counts
+        key = (row.model, row.lane, f"{row.version} {row.build}", row.evidence)
+        told = found.get(key, {})
+        whole = {name: one for name, one in told.items() if one.test_id == row.test_id}
+        found[key] = {**whole, row.provider: row}
     if not found:
         return ""
     lines = []
-    for (model, lane, build, evidence), rows in sorted(found.items())[:_MOST_ROWS]:
+    for (model, lane, engine, evidence), rows in sorted(found.items())[:_MOST_ROWS]:
         lines.append(
             (
                 text(model),
-                f'<code class="wa-lane">{text(lane)}</code><br>{text(build)}',
+                f'<code class="wa-lane">{text(lane)}</code><br>{text(engine)}',
                 "<br>".join(_provider(row) for _, row in sorted(rows.items())),
                 "".join(_elsewhere(row) for row in rows.values()) or "none",
                 badge(evidence),
             )
         )
-    header = ("model", "lane, build", "nodes by execution provider", "on wasm though asked elsewhere", "evidence")
+    header = ("model", "lane, engine", "nodes by execution provider", "on wasm though asked elsewhere", "evidence")
     more = f"<p>{len(found) - _MOST_ROWS} more are in the database.</p>" if len(found) > _MOST_ROWS else ""
     return "<h3>Where the nodes ran</h3>" + table(header, lines, ready=True) + more
 

@@ -165,8 +165,8 @@ def _parity(data: ReportData) -> str:
             row.model,
             row.output,
             row.reference,
-            f"{row.max_abs:.3g} (tolerance {row.tolerance:.3g})",
-            row.blamed_operator or "not searched",
+            f"{row.max_abs:.3g} (allowed: {row.rule or f'{row.tolerance:.3g}'})",
+            row.blamed_operator or "none found, or not searched",
             ", ".join(f"{provider} {count}" for provider, count in row.placement.items()) or "not recorded",
             str(row.evidence),
         )

@@ -64,7 +64,8 @@ SUITE = """
     def test_check(webaccel):
         webaccel.check(webaccel.load(MODEL, build="native"), FEEDS, lanes=[str(webaccel.lane)])
 
-    @pytest.mark.fault("device_lost")
+    # the whole model is asked twice; the others strike in the middle of the search
+    @pytest.mark.fault("device_lost", times=4)
     def test_blame_survives_a_lost_device(webaccel):
         blame = webaccel.blame(MODEL, FEEDS, build="native")
         assert blame.operators == ("Conv",)
@@ -100,7 +101,7 @@ def test_a_real_defect_is_found_blamed_and_shown_by_its_page(pytester, monkeypat
         # the native build ends its device with its last session, at the end of each part: that is no lost device
         asked = "select count(*) from measurements where metric like 'unplanned%'"
         assert connection.execute(asked).fetchall() == [(0,)]
-    folder = pytester.path / "cases" / "convolving-chromium-webgpu"
+    (folder,) = (pytester.path / "cases").iterdir()
     facts = json.loads((folder / "case.json").read_text())
     assert (facts["operators"], facts["module"]) == (["Conv"], "ort.webgpu.bundle.min.mjs")
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_webaccel.conformance import EXPECTATIONS
+from pytest_webaccel.conformance.cases import catalogue
 from pytest_webaccel.conformance.expectations import AGREES, Expectation, Expectations, Place, updated
 from pytest_webaccel.conformance.update import update
 from pytest_webaccel.errors import ConfigurationError, HistoryError
@@ -23,11 +24,15 @@ fell_back    test_abs
 unsupported  test_adam   # no such operator
 """
 words = st.from_regex(r"[a-z][a-z0-9_:.]{0,12}", fullmatch=True)
-reasons = st.text(st.characters(blacklist_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)
+reasons = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"], exclude_characters="#"), max_size=20)
 kinds = st.sampled_from([kind for kind in Kind if kind is not Kind.AGREES])
 files = st.dictionaries(
     st.builds(Place, words, words, st.from_regex(r"\d{1,2}\.\d{1,3}\.\d(-dev)?", fullmatch=True)),
-    st.dictionaries(words, st.builds(Expectation, kinds, reasons), max_size=4),
+    st.dictionaries(
+        words,
+        st.builds(Expectation, kinds, reasons, st.booleans()).filter(lambda one: one.reason or not one.by_hand),
+        max_size=4,
+    ),
     max_size=4,
 ).map(Expectations)
 
@@ -111,18 +116,20 @@ def test_the_newest_version_before_stands_in(version, stands_in):
 
 
 def test_an_update_changes_the_tests_that_ran_and_keeps_reasons_that_hold():
-    known = Expectations.parse(f"{TEXT}failed test_add # by hand\nfailed test_mul\n")
+    known = Expectations.parse(f"{TEXT}failed test_add ## by hand\nfailed test_mul\nfailed test_sub # said once\n")
     new = updated(
         known,
         [
             a_result("test_abs"),
             a_result("test_add", Kind.FAILED, detail="other words"),
+            a_result("test_sub", Kind.FAILED, detail="says now"),
             a_result("test_mul", Kind.CRASHED, detail="at 0x7f21\nof bytes-0123abcd"),
         ],
     )
     assert new.places[GPU] == {
         "test_adam": Expectation(Kind.UNSUPPORTED, "no such operator"),
-        "test_add": Expectation(Kind.FAILED, "by hand"),
+        "test_add": Expectation(Kind.FAILED, "by hand", by_hand=True),
+        "test_sub": Expectation(Kind.FAILED, "says now"),
         "test_mul": Expectation(Kind.CRASHED, "at ... of ..."),
     }
 
@@ -161,3 +168,29 @@ def test_a_database_without_such_a_run_says_how_to_make_one(tmp_path):
 
 def test_the_shipped_file_is_written_as_the_command_writes_it():
     assert str(Expectations.read(EXPECTATIONS)) == EXPECTATIONS.read_text(encoding="utf-8")
+
+
+SIGNED = (
+    "Can't create a session. ERROR_CODE: 1, ERROR_MESSAGE: /mnt/a/_work/1/core/graph/model.cc:203 "
+    "onnxruntime::Model::Model(ModelProto &&, const PathString &) Unsupported model IR version: 14"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Can't create a session. ERROR_CODE: 9, ERROR_MESSAGE: Could not find X", "Could not find X"),
+        (SIGNED, "Unsupported model IR version: 14"),
+        ("[WebGPU] Kernel failed. Error: no (really)", "[WebGPU] Kernel failed. Error: no (really)"),
+        ("x" * 300, f"{'x' * 97}..."),
+    ],
+)
+def test_a_reason_comes_to_the_point(said, reason):
+    new = updated(Expectations({}), [a_result("test_abs", Kind.FAILED, detail=said)])
+    assert new.places[GPU]["test_abs"].reason == reason
+
+
+def test_every_test_in_the_shipped_file_exists():
+    known = {case.name for case in catalogue()}
+    for place, section in Expectations.read(EXPECTATIONS).places.items():
+        assert set(section) <= known, place

@@ -12,11 +12,12 @@ from pytest_webaccel.browsers import DRIVERS
 from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError
 from pytest_webaccel.faces import Manner, WebAccel
 from pytest_webaccel.parity import Tolerance
+from pytest_webaccel.parity.blame import NondeterministicError
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.rows import ParityRow, Row
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import install_fake_browser, stand_in_ort
-from pytest_webaccel.testing.engine import ReferenceEngine
+from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
 from tests import models
 
 GPU, CPU = (Lane(Browser.FAKE, backend) for backend in (Backend.WEBGPU, Backend.CPU))
@@ -25,9 +26,11 @@ RIGHT: dict[str, Any] = {"z": np.array([8, 12], np.float32), "s": np.array([4, 6
 
 
 class Setting:
-    def __init__(self, worker, lease, rows):
+    def __init__(self, worker, lease, rows, cases):
         self.rows = rows
-        self.face = WebAccel(worker, lease, Manner())
+        self.cases = cases
+        self.worker, self.lease = worker, lease
+        self.face = WebAccel(worker, lease, Manner(cases=cases))
         self.model = self.face.load(models.scaled_sum())
 
     def check(self, feeds=FEEDS, **asked):
@@ -38,7 +41,7 @@ class Setting:
 
 
 @pytest.fixture
-def setting(monkeypatch):
+def setting(monkeypatch, tmp_path):
     monkeypatch.setitem(DRIVERS, Browser.FAKE, None)
     install_fake_browser(0)
     monkeypatch.setattr("pytest_webaccel.pool.worker.ort_version", lambda folder: "fake")
@@ -53,7 +56,7 @@ def setting(monkeypatch):
         ort=stand_in_ort()[0],
     )
     with worker.lease(GPU, "test") as lease:
-        yield Setting(worker, lease, rows)
+        yield Setting(worker, lease, rows, tmp_path / "cases")
     worker.stop()
 
 
@@ -198,3 +201,103 @@ def test_a_batch_in_another_order_is_answered_in_that_order(setting, off):
 def test_what_holds_no_batch_is_refused(setting, feeds, axes, words):
     with pytest.raises(FeedError, match=words):
         setting.face.check_batch(setting.model, feeds, axes=axes)
+
+
+# -- what is to blame ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doubling(monkeypatch):
+    """Have every fake page's Mul answer twice what it should, in the whole model and in each part of it."""
+    run = ReferenceEngine.run
+
+    async def wrong(self, args, feeds):
+        answers = await run(self, args, feeds)
+        return {name: array * np.float32(2) if name == "z" else array for name, array in answers.items()}
+
+    monkeypatch.setattr(ReferenceEngine, "run", wrong)
+
+
+def test_each_lane_that_disagrees_is_searched_and_the_tests_own_model_stays(setting, doubling):
+    with pytest.raises(AssertionError) as told:
+        setting.check()
+    assert str(told.value).count("Mul is to blame (wrong_answer, fails alone, confirmed; 1 of 2 steps") == 2
+    blamed = {(row.lane, row.output): row.blamed_operator for row in setting.of(ParityRow)}
+    assert blamed == {
+        (str(lane), output): "Mul" if output == "z" else "" for lane in (GPU, CPU) for output in ("z", "s")
+    }
+    assert len(list(setting.cases.iterdir())) == 2
+    # the file of a model that was given as bytes is still there for repairs, and nothing of the search is
+    assert setting.model.info.path.is_file()
+    assert setting.face.run(setting.model, FEEDS)["s"].tolist() == RIGHT["s"].tolist()
+    assert not list(setting.lease.folder.glob("part-*/*")) or setting.model.key in setting.lease.models
+
+
+def test_a_case_of_another_test_or_engine_has_a_folder_of_its_own(setting, doubling):
+    for test_id in ("test", "other"):
+        object.__setattr__(setting.lease.terms, "test_id", test_id)
+        with pytest.raises(AssertionError):
+            setting.check(lanes=[str(GPU)])
+    assert len(list(setting.cases.iterdir())) == 2
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Have every fake page's run fail whose x holds a number over 100."""
+    run = ReferenceEngine.run
+
+    async def fails(self, args, feeds):
+        if any(np.max(array, initial=0) > 100 for array in feeds.values()):
+            raise OperationError("operator", "too large for this engine")
+        return await run(self, args, feeds)
+
+    monkeypatch.setattr(ReferenceEngine, "run", fails)
+
+
+def test_a_lane_that_fails_is_searched_with_the_feeds_that_it_failed_on(setting, failing):
+    large = {name: array * 100 for name, array in FEEDS.items()}
+    with pytest.raises(ModelError, match=r"too large for this engine") as told:
+        setting.check([FEEDS, large])
+    assert "Add is to blame (failed" in str(told.value)
+    rows = [row for row in setting.of(ParityRow) if not row.agrees]
+    assert {(row.lane, row.rule, row.blamed_operator) for row in rows} == {
+        (str(GPU), "no answer", "Add"),
+        (str(CPU), "no answer", "Add"),
+    }
+
+
+def test_what_this_plugin_refuses_is_blamed_on_no_operator(setting):
+    with pytest.raises(ModelError, match=r"the wasm build of onnxruntime-web has no webgpu"):
+        setting.face.blame(models.scaled_sum(), FEEDS, build="wasm")
+
+
+def test_a_trouble_that_does_not_come_again_is_blamed_on_no_operator(setting, monkeypatch):
+    run, seen = ReferenceEngine.run, []
+
+    async def once(self, args, feeds):
+        seen.append(1)
+        if len(seen) == 1:
+            raise OperationError("operator", "only this once")
+        return await run(self, args, feeds)
+
+    monkeypatch.setattr(ReferenceEngine, "run", once)
+    with pytest.raises(NondeterministicError, match=r"failed: only this once, then an answer"):
+        setting.face.blame(models.scaled_sum(), FEEDS)
+
+
+def test_feeds_are_looked_at_before_any_lane_is_asked(setting, off):
+    with pytest.raises(FeedError, match=r"got dtype float64"):
+        setting.check({**FEEDS, "x": np.array([1.0, 2.0])})
+    with pytest.raises(ConfigurationError, match=r"tolerance= has w"):
+        setting.check(tolerance={"w": Tolerance(1.0)})
+    with pytest.raises(ConfigurationError, match=r"unknown browser 'bad'|'bad'"):
+        setting.check(lanes=["bad"])
+    assert not setting.of(ParityRow)
+
+
+def test_answers_are_stored_beside_all_sets_or_none(setting, tmp_path):
+    np.savez(tmp_path / "one.npz", **FEEDS, z=RIGHT["z"])
+    np.savez(tmp_path / "two.npz", **FEEDS)
+    with pytest.raises(FeedError, match=r"beside 1 of 2 sets"):
+        setting.check(tmp_path)
+    assert setting.check(tmp_path, reference="fake:cpu").agrees

@@ -100,6 +100,7 @@ def one_of_each() -> list[Row]:
         PlacementRow(
             **where,
             build="jsep",
+            version="1.30.0",
             provider="CPUExecutionProvider",
             nodes=2,
             operators={"Conv": 1, "Shape": 1},

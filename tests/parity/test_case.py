@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,7 @@ from pytest_webaccel.parity import case
 from pytest_webaccel.parity.blame import find_blame
 from pytest_webaccel.parity.case import Surroundings, write_case
 from pytest_webaccel.parity.reference import Reference
+from pytest_webaccel.parity.tolerance import Tolerance
 from pytest_webaccel.parity.verdict import Kind
 from tests.parity.planting import WIDTH, Planted, chain
 
@@ -87,3 +89,27 @@ def test_what_does_not_answer_has_no_answer_in_its_folder(tmp_path):
     folder = write_case(blame, WHERE, tmp_path)
     assert not (folder / "got").exists()
     assert "is refused" in (folder / "ISSUE.md").read_text()
+
+
+def test_what_was_not_confirmed_is_no_case(blame, tmp_path):
+    for nothing in (dataclasses.replace(blame, confirmed=False), dataclasses.replace(blame, model=b"")):
+        with pytest.raises(ValueError, match=r"no case to write"):
+            write_case(nothing, WHERE, tmp_path / "case")
+    assert not (tmp_path / "case").exists()
+
+
+def test_a_case_takes_the_place_of_an_older_one(blame, tmp_path):
+    folder = write_case(blame, WHERE, tmp_path / "case")
+    assert list((folder / "got").iterdir())
+    write_case(dataclasses.replace(blame, got={}), WHERE, folder)
+    assert not list((folder / "got").glob("*"))
+
+
+def test_the_page_judges_by_the_rule_that_failed(blame, tmp_path):
+    (name, difference), *_ = blame.verdict.differences.items()
+    strict = dataclasses.replace(difference, tolerance=Tolerance(1e-9, 0.0))
+    verdict = dataclasses.replace(blame.verdict, differences={name: strict})
+    page = (
+        write_case(dataclasses.replace(blame, verdict=verdict), WHERE, tmp_path / "case") / "index.html"
+    ).read_text()
+    assert '"atol": 1e-09' in page

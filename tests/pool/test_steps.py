@@ -10,6 +10,7 @@ import pytest
 from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError
 from pytest_webaccel.pool.steps import Script, run_steps
 from pytest_webaccel.terms import Fault, FaultPlan, Outcome, Strategy
+from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
 from tests import models
 from tests.pool.conftest import live
 
@@ -163,5 +164,27 @@ def test_no_steps_are_no_answers():
     async def body(home):
         async with home.lease() as lease:
             assert await walk(lease, []) == []
+
+    live(body)
+
+
+def test_an_accelerators_session_is_made_anew_where_an_operator_failed_in_a_step(monkeypatch):
+    run, failing = ReferenceEngine.run, [True]
+
+    async def fails(self, args, feeds):
+        if failing[0]:
+            raise OperationError("operator", "it fails here")
+        return await run(self, args, feeds)
+
+    monkeypatch.setattr(ReferenceEngine, "run", fails)
+
+    async def body(home):
+        async with home.lease() as lease:
+            model = await lease.load(models.recurrent(WIDTH), None, deadline=30)
+            with pytest.raises(ModelError, match="it fails here"):
+                await walk(lease, model=model)
+            assert (await lease.lane.here.holding(deadline=5))["models"] == []
+            failing[0] = False
+            assert sums(await walk(lease, model=model)) == pytest.approx(expected())
 
     live(body)

@@ -159,6 +159,7 @@ def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: 
             lane=lane,
             model=model,
             build="jsep" + extra,
+            version="1.30.0" + extra,
             provider="CPUExecutionProvider",
             nodes=3,
             operators={"Conv" + extra: 2},

@@ -72,3 +72,7 @@ def test_grades_are_not_mixed_and_the_fake_browser_has_no_times(grade):
 
 def test_a_kind_of_a_later_version_counts_as_failed():
     assert "1 failed" in conformance_lines(ReportData.from_rows([a_result(kind="melted")]))[0]
+
+
+def test_what_a_page_cannot_be_handed_is_told_apart():
+    assert "1 not asked" in conformance_lines(ReportData.from_rows([a_result(kind="not_asked")]))[0]

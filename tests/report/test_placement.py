@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_webaccel.report.data import ReportData
+from pytest_webaccel.report.placement import placement
+from pytest_webaccel.rows import PlacementRow
+from pytest_webaccel.terms import Evidence
+
+from .test_html import assert_harmless
+
+
+def a_placement(**changes) -> PlacementRow:
+    values: dict[str, Any] = {
+        "run_id": "r",
+        "evidence": Evidence.SOFTWARE,
+        "test_id": "t",
+        "lane": "chromium:webgpu",
+        "model": "vad.onnx",
+        "build": "jsep",
+        "version": "1.30.0",
+        "provider": "JsExecutionProvider",
+        "nodes": 7,
+        "operators": {"Conv": 5, "Add": 2},
+    }
+    return PlacementRow(**{**values, **changes})
+
+
+def told(*rows: PlacementRow) -> str:
+    return " ".join(" ".join(assert_harmless(placement(ReportData.from_rows(rows))).words).split())
+
+
+def test_nothing_is_said_where_no_model_was_loaded():
+    assert placement(ReportData.from_rows([])) == ""
+
+
+def test_providers_are_counted_with_their_operators_and_the_nodes_elsewhere_named():
+    cpu = a_placement(provider="CPUExecutionProvider", nodes=1, operators={"LSTM": 1}, elsewhere=["LSTM (cell)"])
+    words = told(a_placement(), cpu)
+    assert "vad.onnx chromium:webgpu 1.30.0 jsep 1 CPUExecutionProvider LSTM x1 7 JsExecutionProvider Conv x5" in words
+    assert "1 named LSTM (cell)" in words
+
+
+def test_the_last_load_counts_and_providers_of_another_are_not_added_to_it():
+    early = a_placement(provider="CPUExecutionProvider", nodes=9, at="2026-01-01T00:00:00+00:00", test_id="early")
+    late = a_placement(at="2026-01-02T00:00:00+00:00", test_id="late")
+    assert "CPUExecutionProvider" not in told(early, late)
+
+
+def test_versions_of_the_engine_are_told_apart():
+    words = told(a_placement(version="1.29.0", nodes=3), a_placement(version="1.30.0", nodes=7))
+    assert "1.29.0 jsep 3 JsExecutionProvider" in words
+    assert "1.30.0 jsep 7 JsExecutionProvider" in words
