@@ -181,21 +181,24 @@ def test_an_interrupt_during_a_recovery_leaves_nothing_behind(pytester, session,
     del session
     pytester.makeconftest(
         """
+        import asyncio
         import pathlib
         from pytest_webaccel.pool.contender import LaneContender
         from pytest_webaccel.pool.lane import LiveLane
 
-        def told(kind):
-            restart = kind.restart_browser
+        def held(kind, name):
+            step = getattr(kind, name)
 
-            async def restart_browser(self, *, deadline):
+            async def done_and_held(self, *, deadline):
+                await step(self, deadline=deadline)
                 pathlib.Path("recovering").touch()
-                await restart(self, deadline=deadline)
+                await asyncio.Event().wait()  # so that the interrupt meets this recovery, and what it has begun
 
-            kind.restart_browser = restart_browser
+            setattr(kind, name, done_and_held)
 
-        told(LaneContender)
-        told(LiveLane)
+        for name in ("restart_browser", "new_page"):
+            for kind in (LaneContender, LiveLane):
+                held(kind, name)
         """
     )
     pytester.makepyfile(
