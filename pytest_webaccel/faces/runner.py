@@ -67,7 +67,7 @@ class LaneRunner:
             # its words, not ours around them
             ran = Ran({}, Kind.FAILED if loaded else Kind.UNSUPPORTED, " ".join(str(error.__cause__).split()))
         except (RecoveryError, DamagedLaneError) as error:
-            ran, loaded = self._crashed(error), None
+            ran = self._crashed(error)
         else:
             ran = Ran(outputs, fallbacks=loaded.placement.fallbacks, placement=loaded.placement.nodes)
         finally:

@@ -11,11 +11,13 @@ import pytest
 from pytest_webaccel.browsers import DRIVERS
 from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError
 from pytest_webaccel.faces import Manner, WebAccel
+from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity import Tolerance
 from pytest_webaccel.parity.blame import NondeterministicError
+from pytest_webaccel.parity.verdict import Kind
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.rows import ParityRow, Row
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult, Strategy
+from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, FaultPlan, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
 from tests import models
@@ -301,3 +303,13 @@ def test_answers_are_stored_beside_all_sets_or_none(setting, tmp_path):
     with pytest.raises(FeedError, match=r"beside 1 of 2 sets"):
         setting.check(tmp_path)
     assert setting.check(tmp_path, reference="fake:cpu").agrees
+
+
+def test_nothing_of_a_part_is_held_after_it_broke_the_lane(setting):
+    lease, runner = setting.lease, LaneRunner(setting.worker, setting.lease, None, 30.0)
+    held, feeds = set(lease.models), {"x": np.zeros(4, np.float32), "to": np.array([4])}
+    lease.planned.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
+    assert runner.run(models.failing_reshape(), feeds).trouble is Kind.CRASHED
+    assert set(lease.models) == held == set(lease.lane.holdings.models)
+    assert runner.run(models.failing_reshape(), feeds).trouble is None
+    assert setting.face.run(setting.model, FEEDS)["z"].tolist() == RIGHT["z"].tolist()
