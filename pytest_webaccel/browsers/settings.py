@@ -10,7 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["Setting", "chromium_arguments", "chromium_settings", "has_gpu"]
+__all__ = ["ADAPTER_VARIABLE", "Setting", "chromium_arguments", "chromium_settings", "has_gpu"]
+
+#: Environment variable that, set to ``software``, keeps browsers off a GPU that is there.
+ADAPTER_VARIABLE = "PYTEST_WEBACCEL_ADAPTER"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,7 +27,6 @@ class Setting:
 #: Always given to browsers of the Chromium family.
 _ALWAYS = (
     Setting("--enable-unsafe-webgpu", "without it requestAdapter() is null where only a software adapter is"),
-    Setting("--enable-features=WebMachineLearningNeuralNetwork", "WebNN is behind this feature"),
     Setting("--disable-gpu-process-crash-limit", "after a few GPU-process crashes no adapter would be handed out"),
     Setting("--disable-domain-blocking-for-3d-apis", "a page whose device was lost may ask for a new one"),
     Setting("--disable-background-timer-throttling", "heartbeats of a page that is not in front stay on time"),
@@ -56,6 +58,8 @@ _ALWAYS = (
     Setting("--use-mock-keychain", "likewise on macOS"),
     Setting("--force-color-profile=srgb", "pixels that a model reads are the same on every machine"),
 )
+_WEBNN = "WebMachineLearningNeuralNetwork"
+_FEATURES = Setting(f"--enable-features={_WEBNN}", "WebNN is behind this feature")
 _HEADLESS = Setting("--headless", "no display is needed; full builds take this for their new headless mode")
 _ROOT = Setting("--no-sandbox", "Chromium refuses to start as root with its sandbox; only root is given this")
 _SHARED_MEMORY = Setting(
@@ -66,6 +70,16 @@ _SOFTWARE = (
     Setting("--use-angle=swiftshader", "likewise for the GL context that the GPU process starts with"),
     Setting("--enable-unsafe-swiftshader", "newer builds refuse the software renderer without it"),
 )
+#: With a GPU on Linux; elsewhere the browser finds its own way.
+_HARDWARE = (
+    Setting(
+        f"--enable-features={_WEBNN},Vulkan",
+        "WebNN is behind the first; without the second the GPU's adapter is not offered, seen with an NVIDIA H200",
+    ),
+    Setting("--use-angle=vulkan", "likewise: the GL context on the same driver, since WebGPU comes only with one"),
+    Setting("--enable-gpu", "headless mode would settle for software"),
+    Setting("--ignore-gpu-blocklist", "servers' drivers are on it; whether one works is for the probe to find"),
+)
 #: /dev/shm below this many bytes is too small for two pages with large tensors.
 _SHARED_MEMORY_NEEDED = 512 * 1024 * 1024
 
@@ -73,8 +87,11 @@ _SHARED_MEMORY_NEEDED = 512 * 1024 * 1024
 def has_gpu(devices: Path = Path("/dev")) -> bool:
     """Return whether a GPU may be present: a device node on Linux, always assumed elsewhere.
 
-    Only decides which adapter is asked for. Whether it is hardware is for the probe to say.
+    Only decides which adapter is asked for. Whether it is hardware is for the probe to say. Never where
+    PYTEST_WEBACCEL_ADAPTER is ``software``: some drivers compute and cannot serve a browser.
     """
+    if os.environ.get(ADAPTER_VARIABLE, "").strip().lower() == "software":
+        return False
     if sys.platform != "linux":
         return True
     return (
@@ -98,7 +115,11 @@ def chromium_settings(
     if root if root is not None else os.geteuid() == 0:
         settings.append(_ROOT)
     if not (gpu if gpu is not None else has_gpu()):
-        settings += _SOFTWARE
+        settings += [_FEATURES, *_SOFTWARE]
+    elif sys.platform == "linux":
+        settings += _HARDWARE
+    else:
+        settings.append(_FEATURES)
     if _small_shared_memory():
         settings.append(_SHARED_MEMORY)
     return tuple(settings)

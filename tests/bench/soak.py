@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.report.statistics import wilson
-from pytest_webaccel.terms import Browser, Lane, Strategy
+from pytest_webaccel.terms import Browser, Evidence, Lane, Strategy
 from tests.bench.common import machine
 from tests.bench.matrix.blows import drawn, possible
 from tests.bench.matrix.flat import Point, Slope, slope
 from tests.bench.matrix.progress import duration
 from tests.bench.matrix.soaking import Struck, leftovers, look, scratch_folder, strike
-from tests.bench.matrix.state import RECOVERED, VOID, Log, StateError
+from tests.bench.matrix.state import RECOVERED, VOID, Log, StateError, parted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +50,10 @@ _MIB = 1 << 20
 def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.soak", description=__doc__.split("\n")[0])
     parser.add_argument("--faults", type=int, default=10_000)
+    parser.add_argument(
+        "--part", help="FIRST:LAST, only the faults with these numbers: several processes or machines share one soak"
+    )
+    parser.add_argument("--merge", type=Path, nargs="+", default=[], help="state files of parts, taken into this one")
     parser.add_argument("--batch", type=int, default=250, help="faults after which the worker is ended and looked at")
     parser.add_argument("--minutes", type=float, help="end after so many minutes; run again to go on")
     parser.add_argument("--lanes", default="", help="lanes with commas; default: every Chromium lane that works")
@@ -58,6 +62,17 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write the row as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="40 faults, under two minutes")
     return parser.parse_args(given)
+
+
+def numbers_of(options: argparse.Namespace) -> range:
+    """Return the numbers of the faults that are asked for; SystemExit says what is wrong with ``--part``."""
+    whole = range(options.faults)
+    if not options.part:
+        return whole
+    first, colon, last = options.part.partition(":")
+    if not colon or not first.isdigit() or not last.isdigit() or not int(first) < int(last) <= options.faults:
+        raise SystemExit(f"--part {options.part}: expected FIRST:LAST with 0 <= FIRST < LAST <= {options.faults}")
+    return whole[int(first) : int(last)]
 
 
 class Soak:
@@ -76,7 +91,7 @@ class Soak:
     def run(self, there: Mapping[Lane, Sequence[tuple[Fault, FaultPoint]]], until: float) -> str:
         """Cause what is left of the faults; return how it ended."""
         known = {entry["number"] for entry in self._log.entries if "number" in entry}
-        left = [number for number in range(self._options.faults) if number not in known]
+        left = [number for number in numbers_of(self._options) if number not in known]
         for first in range(0, len(left), self._options.batch):
             numbers = left[first : first + self._options.batch]
             # Every other worker keeps a warm spare, so that both ways of recovering are worn.
@@ -91,7 +106,7 @@ class Soak:
                         self._log.append(look(self._process, self._done, live=True, spares=spares))
             finally:
                 worker.stop()
-                self._log.append({"left": leftovers(self._scratch), "after": self._done})
+                self._log.append({"left": leftovers(self._scratch), "process": self._process, "after": self._done})
                 self._log.append(look(self._process, self._done, live=False, spares=spares))
         return ""
 
@@ -170,13 +185,19 @@ def row_of(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
         "workers": sum("left" in entry for entry in entries),
         "orphans": sum(len(entry["left"]) for entry in entries if "left" in entry),
         "seconds": round(sum(entry["took_s"] for entry in faults)),
-        "evidence": "software",
+        "machines": len({json.dumps(entry["machine"], sort_keys=True) for entry in entries if "machine" in entry}) or 1,
+        "evidence": str(_evidence(entries)),
     }
     for what, one in slopes(entries, batch).items():
         row |= {f"{what}_per_1000": None, f"{what}_low": None, f"{what}_high": None}
         if one is not None:
             row |= {f"{what}_per_1000": one.value, f"{what}_low": one.low, f"{what}_high": one.high}
     return row
+
+
+def _evidence(entries: Sequence[Mapping[str, Any]]) -> Evidence:
+    lanes = [lane for entry in entries for lane in entry.get("machine", {}).get("lanes", {}).values()]
+    return Evidence.HARDWARE if any(lane.endswith(str(Evidence.HARDWARE)) for lane in lanes) else Evidence.SOFTWARE
 
 
 def verdicts(row: Mapping[str, Any], wanted: int) -> dict[str, bool]:
@@ -202,7 +223,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if not table:
         raise SystemExit("no lane works here; see `python -m pytest_webaccel doctor`")
     there, left_out = possible(table)
-    about = {"seed": options.seed, "lanes": [f"{probe.lane} {probe.version}" for probe in table]}
+    about = {"seed": options.seed, "lanes": [_named(probe) for probe in table]}
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(scratch_folder()))
@@ -211,6 +232,9 @@ def main(given: Sequence[str] | None = None) -> int:
             log = stack.enter_context(Log(path, about, keep=False))
         except StateError as error:
             raise SystemExit(str(error)) from None
+        for part in options.merge:
+            print(f"{part}: {merge(log, part)} entries taken over")
+        log.append({"machine": machine(table)})
         _introduce(log, options, left_out)
         try:
             until = begun + options.minutes * 60 if options.minutes is not None else float("inf")
@@ -222,15 +246,43 @@ def main(given: Sequence[str] | None = None) -> int:
         return _finish(log, table, options, ended)
 
 
+def _named(probe: ProbeResult) -> str:
+    """Return what figures of a lane depend on; an adapter of hardware is another lane."""
+    name = f"{probe.lane} {probe.version}"
+    return f"{name} {probe.adapter}" if probe.evidence is Evidence.HARDWARE else name
+
+
+def merge(log: Log, path: Path) -> int:
+    """Take over what a part of this soak found and this file lacks; return how many entries.
+
+    Raises StateError where the other was measured on something else.
+    """
+    about, entries = parted(path)
+    if about != log.about:
+        raise StateError(f"{path} is of another soak ({about}, here {log.about}): only parts of one can be joined")
+    known = {json.dumps(entry, sort_keys=True) for entry in log.entries}
+    numbers = {entry["number"] for entry in log.entries if "number" in entry}
+    fresh = [
+        entry
+        for entry in entries
+        if entry.get("number") not in numbers and json.dumps(entry, sort_keys=True) not in known
+    ]
+    for entry in fresh:
+        log.append(entry)
+        log.entries.append(entry)
+    return len(fresh)
+
+
 def _introduce(log: Log, options: argparse.Namespace, left_out: Sequence[str]) -> None:
     for line in left_out:
         print(f"  left out: {line}")
     timed = [entry["took_s"] for entry in log.entries if "number" in entry]
     each = sum(timed) / len(timed) if timed else _GUESS_S
-    left = options.faults - len(timed)
+    asked = set(numbers_of(options))
+    left = len(asked - {entry["number"] for entry in log.entries if "number" in entry})
     known = "as those before" if timed else "a guess until the first are timed"
     print(
-        f"{left} of {options.faults} faults left, about {duration(max(left, 0) * each)} ({known}); state: {log.path}",
+        f"{left} of {len(asked)} faults left, about {duration(left * each)} ({known}); state: {log.path}",
         flush=True,
     )
 

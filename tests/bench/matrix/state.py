@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-__all__ = ["FAILED", "RECOVERED", "VOID", "Log", "Result", "State", "StateError", "read", "spent"]
+__all__ = ["FAILED", "RECOVERED", "VOID", "Log", "Result", "State", "StateError", "parted", "read", "spent"]
 
 RECOVERED, FAILED, VOID = "recovered", "failed", "void"
 
@@ -119,7 +119,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def read(path: Path) -> tuple[dict[str, Any], list[Result]]:
     """Return what a state file was measured on, and its results in order."""
-    header, entries = _parted(path)
+    header, entries = parted(path)
     return header, [_result(entry) for entry in entries if "trial" in entry]
 
 
@@ -131,7 +131,8 @@ def spent(results: Sequence[Result]) -> set[str]:
     return {trial for trial, count in tries.items() if count >= TRIES}
 
 
-def _parted(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def parted(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what a state file was measured on, and its entries as they are."""
     entries = list(_lines(path))
     header: dict[str, Any] = next((entry["header"] for entry in entries if "header" in entry), {})
     return header, [entry for entry in entries if "header" not in entry]
@@ -158,6 +159,7 @@ class Log:
     def __init__(self, path: Path, about: Mapping[str, Any], *, keep: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.about = dict(about)
         self._keep = keep
         self.entries: list[dict[str, Any]] = []
         self._lock = FileLock(f"{path}.lock")
@@ -174,7 +176,7 @@ class Log:
     def _open(self, about: Mapping[str, Any]) -> None:
         fresh = not self.path.exists() or not self.path.stat().st_size
         if not fresh:
-            header, self.entries = _parted(self.path)
+            header, self.entries = parted(self.path)
             if other := [key for key in about if _differs(header.get(key), about[key])]:
                 told = "; ".join(f"{key}: {header.get(key)!r} there, {about[key]!r} here" for key in other)
                 raise StateError(
@@ -206,7 +208,7 @@ class Log:
 
     def whole(self) -> list[dict[str, Any]]:
         """Return all entries, as they are on the disk."""
-        return _parted(self.path)[1]
+        return parted(self.path)[1]
 
     def _write(self, line: str) -> None:
         self._file.write(f"{line}\n")
