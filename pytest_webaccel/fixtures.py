@@ -105,9 +105,17 @@ def _begun(config: pytest.Config, ort: Path | None, present: Sequence[pytest.Ite
         seed=session.settings.seed,
         record=record,
         ort=ort,
+        ort_name=_told_apart(session.settings.ort, ort),
         headed=session.settings.headed,
         ledgers=session.folder if session.worker != "main" else None,
     )
+
+
+def _told_apart(copies: Sequence[Path], ort: Path | None) -> str:
+    """Return what a copy of onnxruntime-web is called where there are several; empty: by its version."""
+    from pytest_webaccel.browsers.install.ort import ort_versions
+
+    return ort_versions(copies)[copies.index(ort)] if len(copies) > 1 and ort in copies else ""
 
 
 @pytest.fixture
@@ -232,11 +240,17 @@ def webaccel_pool(_webaccel_item: pytest.Item, _webaccel_worker: Worker) -> Pool
 
 def _manner(item: pytest.Item) -> Manner:
     from pytest_webaccel.faces import Manner
+    from pytest_webaccel.faces.progress import progress
     from pytest_webaccel.markers import requirement
     from pytest_webaccel.scheduling.session import session_of
 
     settings = session_of(item.config).settings
-    return Manner(strict=settings.strict, family=requirement(item).family, cases=settings.cases)
+    return Manner(
+        strict=settings.strict,
+        family=requirement(item).family,
+        cases=settings.cases,
+        tell=progress(item.config),
+    )
 
 
 def _draws(item: pytest.Item, strategy: Strategy | None) -> str:

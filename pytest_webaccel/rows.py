@@ -207,8 +207,8 @@ class ParityRow(Row):
 class PlacementRow(Row):
     """How many nodes of one model one execution provider took, as the engine itself logged it.
 
-    ``operators`` counts them by type, where the engine lists them: it does not where one provider took all.
-    ``elsewhere`` names those on the CPU that were asked to be elsewhere.
+    ``operators`` counts them by type and ``names`` names the first of them, where the engine lists them: it does not
+    where one provider took all.
     """
 
     table: ClassVar[str] = "placements"
@@ -221,7 +221,7 @@ class PlacementRow(Row):
     provider: str
     nodes: int
     operators: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    elsewhere: Sequence[str] = ()
+    names: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,7 +231,8 @@ class ConformanceRow(Row):
     ``kind`` is how it ended and ``expected`` how it was expected to, both words of
     :class:`~pytest_webaccel.parity.verdict.Kind`. ``version`` and ``build`` are the engine's. ``max_abs`` and
     ``max_ulp`` are the largest over the outputs, zero where there was no answer. ``ms`` is the time that loading,
-    running and dropping the model took. ``placement`` counts nodes by execution provider.
+    running and dropping the model took. ``placement`` counts nodes by execution provider. ``suite`` says of which
+    version the test is, ``browser`` in which it ran.
     """
 
     table: ClassVar[str] = "conformance"
@@ -250,6 +251,8 @@ class ConformanceRow(Row):
     max_ulp: float = 0.0
     ms: float = 0.0
     placement: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    suite: str = ""
+    browser: str = ""
 
 
 #: Row types by table name, in the order in which they are created.

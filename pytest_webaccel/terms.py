@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCELERATED",
+    "CPU_PROVIDER",
     "MENDING",
     "Backend",
     "Browser",
@@ -49,6 +50,9 @@ class Backend(enum.StrEnum):
 
 #: Backends whose absence makes a run "nothing accelerated ran".
 ACCELERATED = frozenset({Backend.WEBGPU, Backend.WEBNN})
+
+#: What onnxruntime calls its execution provider on the CPU; in a page that is wasm.
+CPU_PROVIDER = "CPUExecutionProvider"
 
 
 class Browser(enum.StrEnum):

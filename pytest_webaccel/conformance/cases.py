@@ -17,7 +17,7 @@ from pytest_webaccel.parity.stored import Stored, read_set
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["INDEX", "NodeCase", "catalogue"]
+__all__ = ["INDEX", "NodeCase", "catalogue", "suite_version"]
 
 #: The file that lists the tests.
 INDEX = "index.json"
@@ -53,6 +53,12 @@ class NodeCase:
 
 
 @functools.cache
+def suite_version() -> str:
+    """Return whose node tests these are, such as ``onnx 1.23.2``."""
+    return f"onnx {metadata.version('onnx')}"
+
+
+@functools.cache
 def catalogue() -> tuple[NodeCase, ...]:
     """Return every node test of the installed ``onnx``, by name; made now, in a process of its own, where need be.
 
@@ -76,5 +82,5 @@ def _fill(folder: Path) -> None:
     if done.returncode:
         said = " ".join(done.stderr.split())[-500:]
         raise ConfigurationError(
-            f"the node tests of onnx {metadata.version('onnx')} cannot be made (exit status {done.returncode}): {said}"
+            f"the node tests of {suite_version()} cannot be made (exit status {done.returncode}): {said}"
         )

@@ -3,11 +3,13 @@
 One line a test, as web-platform-tests keep their metadata; a section for each lane, build and version::
 
     [chromium:webgpu jsep 1.30.0]
+    # seen with onnx 1.23.2 on chromium 153.0.8010.0, software
     fell_back    test_abs
     unsupported  test_adagrad   # what the engine said
     wrong_answer test_dft       ## what somebody found out
 
-What no line names is expected to agree. Where the version that runs has no section, that of the newest one before it
+What a section was seen with is said where a result is not as expected, if it is not the same now. What no line names is
+expected to agree. Where the version that runs has no section, that of the newest one before it
 stands in. ``python -m pytest_webaccel expectations`` takes over what a run found.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.parity.verdict import Kind
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.rows import ConformanceRow
 
-__all__ = ["AGREES", "Expectation", "Expectations", "Place", "updated"]
+__all__ = ["AGREES", "Expectation", "Expectations", "Place", "Seen", "updated"]
 
 _SECTION = re.compile(r"\[(\S+) (\S+) (\S+)\]")
+_SEEN = re.compile(r"# seen with (.+?) on (.+), (\w+)")
 _LINE = re.compile(r"(\S+)\s+(\S+)(?:\s+(##?)\s*(.*))?")
 _MOST_REASON = 100
 #: What onnxruntime says before it comes to the point: that it failed, and where in its source.
@@ -57,6 +60,18 @@ class Place(NamedTuple):
         return f"{self.lane} {self.build} {self.version}"
 
 
+class Seen(NamedTuple):
+    """What results were seen with: whose tests, in which browser, on what grade of evidence."""
+
+    suite: str
+    browser: str
+    evidence: str
+
+    def __str__(self) -> str:
+        """Return it as a section says it."""
+        return f"{self.suite} on {self.browser}, {self.evidence}"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expectation:
     """How a test is expected to end, and why; ``by_hand`` where somebody wrote that."""
@@ -72,9 +87,10 @@ AGREES = Expectation(Kind.AGREES)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Expectations:
-    """Expectations by place, then by test; :data:`AGREES` is left out."""
+    """Expectations by place, then by test; :data:`AGREES` is left out. ``seen`` is by place, where it is known."""
 
     places: Mapping[Place, Mapping[str, Expectation]]
+    seen: Mapping[Place, Seen] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Expectations:
@@ -91,10 +107,13 @@ class Expectations:
     def parse(cls, text: str, source: str = "text") -> Expectations:
         """Return the expectations in ``text``, which came from ``source``; raises ConfigurationError."""
         places: dict[Place, dict[str, Expectation]] = {}
+        seen: dict[Place, Seen] = {}
         section: dict[str, Expectation] | None = None
         for number, raw in enumerate(text.splitlines(), 1):
             line = raw.strip()
             if not line or line.startswith("#"):
+                if places and (told := _SEEN.fullmatch(line)) is not None:
+                    seen[list(places)[-1]] = Seen(*told.groups())
                 continue
             where = f"expectations {source}, line {number}"
             if line.startswith("["):
@@ -115,13 +134,14 @@ class Expectations:
                 section[match[2]] = Expectation(pick(Kind, match[1], "kind"), match[4] or "", match[3] == "##")
             except ValueError as error:
                 raise ConfigurationError(f"{where}: {error}") from None
-        return cls(places)
+        return cls(places, seen)
 
     def __str__(self) -> str:
         """Return the file's text; :meth:`parse` reads it back."""
         parts = [_HEADER]
         for place in sorted(self.places):
             parts.append(f"\n[{place}]\n")
+            parts += [f"# seen with {self.seen[place]}\n"] if place in self.seen else []
             found = self.places[place]
             parts += [_written(name, found[name]) for name in sorted(found, key=lambda name: (found[name].kind, name))]
         return "".join(parts)
@@ -150,17 +170,20 @@ def updated(known: Expectations, rows: Iterable[ConformanceRow]) -> Expectations
     A place that is new begins with what stood in for it. A reason by hand stays where its kind does.
     """
     places = {place: dict(section) for place, section in known.places.items()}
+    seen = dict(known.seen)
     for row in rows:
         place = Place(row.lane, row.build, row.version)
         if place not in places:
             older = known.stand_in(place)
             places[place] = {} if older is None else dict(known.places[older])
+        if row.suite and row.browser:
+            seen[place] = Seen(row.suite, row.browser, str(row.evidence))
         section, kind = places[place], Kind(row.kind)
         if kind is Kind.AGREES:
             section.pop(row.case, None)
         elif not (there := section.get(row.case, AGREES)).by_hand or there.kind is not kind:
             section[row.case] = Expectation(kind, _reason(row.detail))
-    return Expectations(places)
+    return Expectations(places, seen)
 
 
 def _written(name: str, one: Expectation) -> str:
@@ -175,6 +198,13 @@ def _reason(detail: str) -> str:
     return words if len(words) <= _MOST_REASON else f"{words[: _MOST_REASON - 3]}..."
 
 
-def _order(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Return what versions are sorted by: numbers as numbers, and before words."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"[.\-+]", version))
+def _order(version: str) -> tuple[Any, ...]:
+    """Return what versions are sorted by, as semver has it: ``1.30.0-dev`` comes before ``1.30.0``."""
+    plain, _, build = version.partition("+")
+    release, _, early = plain.partition("-")
+    return _parts(release), early == "", _parts(early), _parts(build)
+
+
+def _parts(text: str) -> tuple[tuple[int, int | str], ...]:
+    """Return numbers as numbers, and before words; of nothing, nothing."""
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"[.\-]", text) if part)

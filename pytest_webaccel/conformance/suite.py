@@ -14,13 +14,14 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.conformance.expectations import Place
+from pytest_webaccel.conformance.cases import suite_version
+from pytest_webaccel.conformance.expectations import Place, Seen
 from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity.operators import operator_tolerance
 from pytest_webaccel.parity.tolerance import EXACT, Tolerance, tolerance_for
 from pytest_webaccel.parity.verdict import Kind, Ran, Verdict, judged
 from pytest_webaccel.rows import ConformanceRow
-from pytest_webaccel.terms import Backend
+from pytest_webaccel.terms import CPU_PROVIDER, Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,8 @@ class LaneSuite:
         self._lease = lease
         engine = lease.lane.here.engine
         self.place = Place(str(lease.lane.name), str(engine.choose(None)), engine.ort.version)
+        probe = lease.lane.probe
+        self.seen = Seen(suite_version(), f"{probe.lane.browser} {probe.version}", str(probe.evidence))
         self._runner = LaneRunner(worker, lease, None, DEADLINE_S)
 
     def run(self, case: NodeCase, expected: Expectation) -> Verdict:
@@ -92,6 +95,8 @@ class LaneSuite:
                 max_ulp=max((one.max_ulp for one in verdict.differences.values()), default=0.0),
                 ms=ms,
                 placement=dict(ran.placement),
+                suite=self.seen.suite,
+                browser=self.seen.browser,
             )
         )
 
@@ -105,7 +110,7 @@ def verdict_on(ran: Ran, model: bytes, stored: Stored, backend: Backend) -> Verd
     verdict = judged(ran, stored.expected, tolerances(model, stored))
     if verdict.kind is not Kind.AGREES or backend is Backend.CPU:
         return verdict
-    accelerated = sum(nodes for name, nodes in ran.placement.items() if name != "CPUExecutionProvider")
+    accelerated = sum(nodes for name, nodes in ran.placement.items() if name != CPU_PROVIDER)
     if accelerated and not ran.fallbacks:
         return verdict
     told = ", ".join(f"{name} x{count}" for name, count in sorted(ran.fallbacks.items()))

@@ -58,6 +58,8 @@ def test_node(suite: LaneSuite, expectations: Expectations, case: NodeCase) -> N
         return
     section = expectations.stand_in(suite.place)
     by = f"[{section}] of the expectations" if section else "having no section in the expectations"
+    if (seen := expectations.seen.get(section) if section else None) is not None and seen != suite.seen:
+        by += f" (seen with {seen}; here {suite.seen})"
     remedy = "If this is how it is now, take it over: python -m pytest_webaccel expectations DB FILE."
     if verdict.kind is Kind.AGREES:
         pytest.fail(f"{suite.place}: agrees, where {expected.kind} was expected by {by}. {remedy}", pytrace=False)

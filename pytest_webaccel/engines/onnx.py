@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
-from pytest_webaccel.terms import Backend, Damage, OrtBuild, Symptom
+from pytest_webaccel.terms import CPU_PROVIDER, Backend, Damage, OrtBuild, Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ __all__ = [
     "Placement",
 ]
 
-#: Nodes of one model that are named for running elsewhere than asked.
+#: Nodes of one model that are named, of each execution provider.
 MOST_NAMED = 200
 
 #: The build that a backend gets when none is named. ``jsep`` for WebGPU: of the two builds it is the
@@ -111,20 +111,19 @@ class Placement:
 
     ``nodes`` counts by execution provider; WebNN counts a fused subgraph as one. ``fallbacks`` counts
     operator types on the CPU that were asked to be elsewhere, shape arithmetic left out. ``operators`` counts operator
-    types by provider (none where one provider took all: the log names no nodes then); ``elsewhere`` names the nodes on
-    the CPU that were asked to be elsewhere, as ``Conv (name)``, shape arithmetic among them, the first
-    :data:`MOST_NAMED` of them.
+    types by provider and ``names`` names the nodes, as ``Conv (name)``, the first :data:`MOST_NAMED` of each provider;
+    neither says anything where one provider took all: the log lists no nodes then.
     """
 
     nodes: Mapping[str, int]
     fallbacks: Mapping[str, int]
     operators: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    elsewhere: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def accelerated(self) -> int:
         """Nodes that run on something other than the CPU."""
-        return sum(count for provider, count in self.nodes.items() if provider != "CPUExecutionProvider")
+        return sum(count for provider, count in self.nodes.items() if provider != CPU_PROVIDER)
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -140,7 +139,7 @@ class Placement:
         nodes: dict[str, int] = {}
         fallbacks: Counter[str] = Counter()
         kinds: dict[str, Counter[str]] = {}
-        elsewhere: list[str] = []
+        names: dict[str, list[str]] = {}
         for entry in entries if isinstance(entries, list) else []:
             if not isinstance(entry, dict):
                 continue
@@ -149,15 +148,18 @@ class Placement:
             nodes[provider] = nodes.get(provider, 0) + placed
             operators = [str(name)[:64] for name in named] if isinstance(named, list) else []
             kinds.setdefault(provider, Counter()).update(operators)
-            if provider == "CPUExecutionProvider" and backend is not Backend.CPU:
-                names = entry.get("names")
-                told = [str(name)[:128] for name in names] if isinstance(names, list) else []
-                elsewhere += [f"{kind} ({name})" for kind, name in zip(operators, told, strict=False)]
+            given = entry.get("names")
+            told = [str(name)[:128] for name in given] if isinstance(given, list) else []
+            names.setdefault(provider, []).extend(
+                f"{kind} ({name})" for kind, name in zip(operators, told, strict=False)
+            )
+            if provider == CPU_PROVIDER and backend is not Backend.CPU:
                 fallbacks.update(name for name in operators if name not in SHAPE_OPERATORS)
                 if not operators and placed:
                     fallbacks["(every operator)"] += placed
         counted = {provider: dict(found) for provider, found in kinds.items() if found}
-        return cls(nodes, dict(fallbacks), counted, tuple(elsewhere[:MOST_NAMED]))
+        named = {provider: tuple(found[:MOST_NAMED]) for provider, found in names.items() if found}
+        return cls(nodes, dict(fallbacks), counted, named)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

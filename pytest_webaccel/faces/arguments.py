@@ -11,26 +11,32 @@ from pytest_webaccel.terms import Strategy
 from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["DEADLINE_S", "Manner", "strategy", "word"]
+__all__ = ["DEADLINE_S", "SEARCH_S", "Manner", "strategy", "word"]
 
 Word = TypeVar("Word", bound=enum.StrEnum)
 
 #: Seconds that a load or a run may take when the test does not say.
 DEADLINE_S = 60.0
 
+#: Seconds after which a search for the operator to blame looks for nothing smaller.
+SEARCH_S = 600.0
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Manner:
     """How a test wants its lanes: ``strict`` fails on a silent fallback, ``family`` is that of its models.
 
-    Cases to file are written below ``cases``; None: nowhere.
+    Cases to file are written below ``cases``; None: nowhere. ``tell`` is given the progress of long work, a line at a
+    time.
     """
 
     strict: bool = False
     family: str = ""
     cases: Path | None = None
+    tell: Callable[[str], None] = lambda line: None
 
 
 def word(kind: type[Word], text: object, what: str, error: type[WebAccelError]) -> Word:

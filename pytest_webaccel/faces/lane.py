@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.errors import ConfigurationError, ModelError
-from pytest_webaccel.faces.arguments import DEADLINE_S, word
+from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.faces.arguments import DEADLINE_S, SEARCH_S, word
 from pytest_webaccel.faces.faults import Faults
+from pytest_webaccel.faces.records import Records
 from pytest_webaccel.pool.steps import MAX_STEPS, Script, run_steps
-from pytest_webaccel.rows import MeasurementRow, PlacementRow, Row
-from pytest_webaccel.terms import Engine, Lane, OrtBuild, ProbeResult
+from pytest_webaccel.terms import Lane, OrtBuild, ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +42,7 @@ class WebAccel:
         self._worker = worker
         self._lease = lease
         self._manner = manner
+        self._records = Records(worker, lease.terms.test_id, manner)
         self._times: dict[str, list[float]] = {}
 
     def load(self, source: Path | str | bytes, *, build: str | None = None, timeout: float = DEADLINE_S) -> LoadedModel:
@@ -58,7 +59,7 @@ class WebAccel:
         loaded = self._worker.call(
             self._lease.load(source, chosen, deadline=timeout), deadline=timeout + self._worker.recovery_s
         )
-        self._note_placement(loaded)
+        self._records.placement(self._lease, loaded)
         return loaded
 
     def run(
@@ -132,12 +133,12 @@ class WebAccel:
         with which, and, unless ``blame`` is false, the operator to blame on each lane that disagrees (see
         :meth:`blame`).
         """
-        from pytest_webaccel.faces.parity import Asked, Parity
+        from pytest_webaccel.faces.parity import Parity, Question
 
         beside = _lane(reference) if isinstance(reference, Lane | str) else reference
         named = None if lanes is None else [_lane(name) for name in lanes]
-        asked = Asked(named, beside, tolerance, blame, timeout, self._manner.cases)
-        return Parity(self._worker, self._lease).check(model, feeds, asked)
+        asked = Question(named, beside, tolerance, blame, timeout, self._manner.cases)
+        return Parity(self._worker, self._lease, self._records, self._manner.tell).check(model, feeds, asked)
 
     def check_repeats(
         self,
@@ -157,7 +158,7 @@ class WebAccel:
         """
         from pytest_webaccel.faces.metamorphic import Relations
 
-        relations = Relations(self._worker, self._lease, model, timeout)
+        relations = Relations(self._worker, self._lease, self._records, model, timeout)
         relations.repeats(feeds, times=times, after=after, fault=fault, tolerance=tolerance)
 
     def check_batch(
@@ -178,7 +179,7 @@ class WebAccel:
         """
         from pytest_webaccel.faces.metamorphic import Relations
 
-        relations = Relations(self._worker, self._lease, model, timeout)
+        relations = Relations(self._worker, self._lease, self._records, model, timeout)
         relations.batch(feeds, axes=axes, output_axes=output_axes, tolerance=tolerance)
 
     def check_permutation(
@@ -197,7 +198,7 @@ class WebAccel:
         """
         from pytest_webaccel.faces.metamorphic import Relations
 
-        relations = Relations(self._worker, self._lease, model, timeout)
+        relations = Relations(self._worker, self._lease, self._records, model, timeout)
         relations.permutation(feeds, axes=axes, output_axes=output_axes, tolerance=tolerance)
 
     def blame(
@@ -211,20 +212,23 @@ class WebAccel:
         fallbacks: bool = False,
         case: Path | str | None = None,
         timeout: float = DEADLINE_S,
+        budget: float = SEARCH_S,
     ) -> Blame:
         """Return the smallest part of a model that answers otherwise on ``lane`` (this one) than on ``reference``.
 
         The reference is onnxruntime on this machine's CPU, or another lane that is named. What is blamed may also be
         an operator that the engine refuses, that fails, that crashes the page, or, with ``fallbacks``, that quietly
         runs on wasm. ``case`` is a folder into which a case to file is written. ``timeout`` is that of each part that
-        is tried, in seconds; a lane that breaks meanwhile is mended and the search goes on.
+        is tried, in seconds; a lane that breaks meanwhile is mended and the search goes on. After ``budget`` seconds
+        nothing smaller is looked for, and what is left so far is confirmed and returned. Progress is shown, a line at
+        a time.
 
         Raises ModelError for a model that is none or that the reference cannot run,
         :class:`~pytest_webaccel.parity.blame.NondeterministicError` for one whose answers change by themselves.
         """
         from pytest_webaccel.faces.parity import Parity
 
-        return Parity(self._worker, self._lease).blame(
+        return Parity(self._worker, self._lease, self._records, self._manner.tell).blame(
             model,
             feeds,
             self.lane if lane is None else _lane(lane),
@@ -233,25 +237,12 @@ class WebAccel:
             fallbacks=fallbacks,
             timeout=timeout,
             case=None if case is None else Path(case),
+            budget=budget,
         )
 
     def measure(self, metric: str, value: float, unit: str, *, model: LoadedModel | None = None) -> None:
         """Record a figure of the test's own."""
-        self._worker.record(
-            MeasurementRow(
-                run_id=self._worker.run_id,
-                evidence=self.probe.evidence,
-                test_id=self._lease.terms.test_id,
-                lane=str(self.lane),
-                model=model.info.name if model else "",
-                family=self._manner.family,
-                engine=str(Engine.ONNX),
-                bits=32,
-                metric=metric,
-                value=float(value),
-                unit=unit,
-            )
-        )
+        self._records.measure(self.lane, metric, value, unit, model.info.name if model else "")
 
     @property
     def faults(self) -> Faults:
@@ -267,53 +258,7 @@ class WebAccel:
         for name, times in self._times.items():
             models = [info for info in self._lease.models.values() if info.name == name]
             if models:
-                self._worker.record(self._request_row(name, times))
-
-    # -- inside ------------------------------------------------------------------------------
-
-    def _request_row(self, name: str, times: list[float]) -> Row:
-        return MeasurementRow(
-            run_id=self._worker.run_id,
-            evidence=self.probe.evidence,
-            test_id=self._lease.terms.test_id,
-            lane=str(self.lane),
-            model=name,
-            family=self._manner.family,
-            engine=str(Engine.ONNX),
-            bits=32,
-            metric="request_median",
-            value=statistics.median(times),
-            unit="ms",
-        )
-
-    def _note_placement(self, model: LoadedModel) -> None:
-        for provider, nodes in model.placement.nodes.items():
-            self.measure(f"nodes_on_{provider}", nodes, "nodes", model=model)
-            here = provider == "CPUExecutionProvider"
-            self._worker.record(
-                PlacementRow(
-                    run_id=self._worker.run_id,
-                    evidence=self.probe.evidence,
-                    test_id=self._lease.terms.test_id,
-                    lane=str(self.lane),
-                    model=model.info.name,
-                    build=str(model.build),
-                    version=self._lease.lane.here.engine.ort.version,
-                    provider=provider,
-                    nodes=nodes,
-                    operators=model.placement.operators.get(provider, {}),
-                    elsewhere=list(model.placement.elsewhere) if here else [],
-                )
-            )
-        fallen = sum(model.placement.fallbacks.values())
-        if not fallen:
-            return
-        self.measure("nodes_fallen_back", fallen, "nodes", model=model)
-        if self._manner.strict:
-            raise ModelError(
-                f"model {model.info} on {self.lane}: silent fallback to wasm: {model.placement.describe()}. Without "
-                "--webaccel-strict this is recorded and shown, not failed."
-            )
+                self._records.measure(self.lane, "request_median", statistics.median(times), "ms", name)
 
 
 def _lane(name: Lane | str) -> Lane:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.engines.models import check_feeds
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.faces.faults import Faults
+from pytest_webaccel.faces.records import Standing
 from pytest_webaccel.parity.compare import compare_all, message
 from pytest_webaccel.parity.metamorphic import axes_of, batch_size, item, joined, permuted
 from pytest_webaccel.parity.tolerance import EXACT, Tolerance
-from pytest_webaccel.rows import ParityRow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.engines.onnx import LoadedModel
+    from pytest_webaccel.faces.records import Records
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
@@ -32,9 +33,10 @@ Arrays = dict[str, "np.ndarray[Any, Any]"]
 class Relations:
     """Asks one lane several times, and holds its answers against each other."""
 
-    def __init__(self, worker: Worker, lease: Lease, model: LoadedModel, timeout: float) -> None:
+    def __init__(self, worker: Worker, lease: Lease, records: Records, model: LoadedModel, timeout: float) -> None:
         self._worker = worker
         self._lease = lease
+        self._records = records
         self._model = model
         self._timeout = timeout
 
@@ -114,21 +116,7 @@ class Relations:
         allowed = None if tolerance is None else dict.fromkeys(expected, tolerance)
         comparison = compare_all({reference: expected, lane: got}, reference, allowed)
         for output, difference in comparison.differences[lane].items():
-            self._worker.record(
-                ParityRow(
-                    run_id=self._worker.run_id,
-                    evidence=self._lease.lane.probe.evidence,
-                    test_id=self._lease.terms.test_id,
-                    lane=lane,
-                    model=self._model.info.name,
-                    output=output,
-                    reference=reference,
-                    agrees=difference.agrees,
-                    max_abs=difference.max_abs,
-                    max_ulp=difference.max_ulp,
-                    tolerance=difference.tolerance.atol,
-                    rule=str(difference.tolerance),
-                    placement=self._model.placement.nodes,
-                )
-            )
+            name, nodes = self._model.info.name, self._model.placement.nodes
+            standing = Standing.of(difference)
+            self._records.parity(self._lease.lane.name, name, output, reference, standing, placement=nodes)
         assert comparison.agrees, f"{what}: {message(comparison, self._model.info.name)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from pytest_webaccel.errors import (
     RecoveryError,
     WebAccelError,
 )
+from pytest_webaccel.faces.arguments import SEARCH_S
+from pytest_webaccel.faces.records import NO_ANSWER, Standing
 from pytest_webaccel.faces.runner import LaneRunner
 from pytest_webaccel.parity.blame import NondeterministicError, find_blame
 from pytest_webaccel.parity.case import write_case
@@ -31,7 +32,6 @@ from pytest_webaccel.parity.operators import model_tolerances
 from pytest_webaccel.parity.reference import Reference, run_references
 from pytest_webaccel.parity.stored import given_sets
 from pytest_webaccel.parity.tolerance import Tolerance
-from pytest_webaccel.rows import ParityRow
 from pytest_webaccel.terms import Lane
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_webaccel.engines.models import ModelInfo
+    from pytest_webaccel.faces.records import Records
     from pytest_webaccel.parity.blame import Blame
     from pytest_webaccel.parity.compare import Comparison
     from pytest_webaccel.parity.stored import Stored
@@ -48,9 +49,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["Asked", "Parity"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Parity", "Question"]
 
 Arrays = Mapping[str, "NDArray[Any]"]
 
@@ -59,7 +58,7 @@ _LARGE_BYTES = 512 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """What a test asks of a comparison; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
 
     lanes: Sequence[Lane] | None
@@ -80,14 +79,20 @@ class _FailedError(Exception):
 
 
 class Parity:
-    """Holds the lanes of a worker against each other; the one that is leased runs under its own lease."""
+    """Holds the lanes of a worker against each other; the one that is leased runs under its own lease.
 
-    def __init__(self, worker: Worker, lease: Lease) -> None:
+    ``tell`` is given a line of progress at a time.
+    """
+
+    def __init__(self, worker: Worker, lease: Lease, records: Records, tell: Callable[[str], None]) -> None:
         self._worker = worker
         self._lease = lease
+        self._records = records
+        self._tell = tell
+        self._fell_back: list[str] = []
 
     def check(
-        self, model: LoadedModel, feeds: Mapping[str, Any] | Path | str | Iterable[Mapping[str, Any]], asked: Asked
+        self, model: LoadedModel, feeds: Mapping[str, Any] | Path | str | Iterable[Mapping[str, Any]], asked: Question
     ) -> Comparison:
         """Hold the answers of lanes against a reference; see :meth:`pytest_webaccel.faces.WebAccel.check`."""
         data = model.info.path.read_bytes()
@@ -122,11 +127,12 @@ class Parity:
         if asked.blame and (failed or not comparison.agrees):
             blamed, story = self._blamed(comparison, loaded, failed, model, sets, asked)
             told += story
-        self._record(comparison, loaded, blamed)
-        self._record_failures(comparison.reference, failed, model, answers[reference][0], blamed)
+        self._record(comparison, loaded, failed, model, blamed)
         assert comparison.agrees, "\n".join(told)
         if failed:
             raise ModelError("\n".join(told)) from next(iter(failed.values())).error
+        if self._fell_back:
+            raise ModelError("\n".join(self._fell_back))
         return comparison
 
     def blame(
@@ -141,7 +147,7 @@ class Parity:
         timeout: float,
         case: Path | None,
         tolerances: Mapping[str, Tolerance] | None = None,
-        tell: Callable[[str], None] | None = None,
+        budget: float = SEARCH_S,
     ) -> Blame:
         """Find the operator to blame; see :meth:`pytest_webaccel.faces.WebAccel.blame`."""
         import onnx
@@ -149,12 +155,9 @@ class Parity:
         info = self._info(model)
         arrays = check_feeds(info, feeds)
         if info.bytes > _LARGE_BYTES:
-            _log.warning(
-                "model %s: %d bytes are held several times over while the operator to blame is looked for; what an "
-                "ONNX file can hold at all is %d bytes",
-                info,
-                info.bytes,
-                MAX_BYTES,
+            self._tell(
+                f"model {info}: {info.bytes:,} bytes are held several times over while the operator to blame is looked "
+                f"for; the most that an ONNX file can hold is {MAX_BYTES:,}"
             )
         with contextlib.ExitStack() as leases:
             runner = LaneRunner(self._worker, leases.enter_context(self._leased(lane)), build, timeout)
@@ -164,7 +167,14 @@ class Parity:
                 beside = LaneRunner(self._worker, held, None, timeout)
             whole = onnx.load_from_string(info.path.read_bytes())
             blame = find_blame(
-                whole, arrays, runner, beside, tolerances=tolerances, fallbacks=fallbacks, tell=tell or _log.info
+                whole,
+                arrays,
+                runner,
+                beside,
+                tolerances=tolerances,
+                fallbacks=fallbacks,
+                budget_s=budget,
+                tell=self._tell,
             )
             if case is not None and blame.confirmed:
                 write_case(blame, runner.surroundings(info.name), case)
@@ -175,7 +185,9 @@ class Parity:
     def _info(self, model: LoadedModel | Path | str | bytes) -> ModelInfo:
         return model.info if isinstance(model, LoadedModel) else inspect_model(model, self._lease.folder)
 
-    def _right(self, model: LoadedModel, sets: Sequence[Stored], asked: Asked) -> tuple[str, Sequence[Arrays] | None]:
+    def _right(
+        self, model: LoadedModel, sets: Sequence[Stored], asked: Question
+    ) -> tuple[str, Sequence[Arrays] | None]:
         """Return the reference's name and its answer to each set; None for it where the first lane must do."""
         if isinstance(asked.reference, Lane):
             try:
@@ -190,7 +202,7 @@ class Parity:
         found = run_references(model.info.path, [one.feeds for one in sets])
         return ("", None) if found is None else found
 
-    def _look_at(self, asked: Asked, model: LoadedModel, sets: Sequence[Stored]) -> None:
+    def _look_at(self, asked: Question, model: LoadedModel, sets: Sequence[Stored]) -> None:
         """Refuse what cannot be meant, before any lane is asked."""
         known = [info.name for info in model.info.outputs]
         named = {
@@ -241,7 +253,7 @@ class Parity:
         failed: Mapping[str, _FailedError],
         model: LoadedModel,
         sets: Sequence[Stored],
-        asked: Asked,
+        asked: Question,
     ) -> tuple[dict[str, Blame], list[str]]:
         """Return what is to blame on each lane that disagrees or fails, and the lines that say so."""
         found: dict[str, Blame] = {}
@@ -281,56 +293,27 @@ class Parity:
                 lines.append(f"  a case to file: {case}")
         return found, lines
 
-    def _record(self, comparison: Comparison, loaded: Mapping[str, LoadedModel], blamed: Mapping[str, Blame]) -> None:
-        for lane, differences in comparison.differences.items():
-            for output, difference in differences.items():
-                self._worker.record(
-                    ParityRow(
-                        run_id=self._worker.run_id,
-                        evidence=self._worker.pool.evidence(Lane.parse(lane)),
-                        test_id=self._lease.terms.test_id,
-                        lane=lane,
-                        model=loaded[lane].info.name,
-                        output=output,
-                        reference=comparison.reference,
-                        agrees=difference.agrees,
-                        max_abs=float(difference.max_abs),
-                        max_ulp=float(difference.max_ulp),
-                        tolerance=float(difference.tolerance.atol),
-                        rule=str(difference.tolerance),
-                        blamed_operator="" if difference.agrees or lane not in blamed else blamed[lane].operator,
-                        placement=loaded[lane].placement.nodes,
-                    )
-                )
-
-    def _record_failures(
+    def _record(
         self,
-        reference: str,
+        comparison: Comparison,
+        loaded: Mapping[str, LoadedModel],
         failed: Mapping[str, _FailedError],
         model: LoadedModel,
-        expected: Arrays,
         blamed: Mapping[str, Blame],
     ) -> None:
-        """Record that lanes gave no answer: each output is as far away as can be."""
-        for lane in failed:
-            for output in expected:
-                self._worker.record(
-                    ParityRow(
-                        run_id=self._worker.run_id,
-                        evidence=self._worker.pool.evidence(Lane.parse(lane)),
-                        test_id=self._lease.terms.test_id,
-                        lane=lane,
-                        model=model.info.name,
-                        output=output,
-                        reference=reference,
-                        agrees=False,
-                        max_abs=float("inf"),
-                        max_ulp=float("inf"),
-                        tolerance=0.0,
-                        rule="no answer",
-                        blamed_operator=blamed[lane].operator if lane in blamed else "",
-                    )
+        name, reference = model.info.name, comparison.reference
+        for lane, differences in comparison.differences.items():
+            nodes = loaded[lane].placement.nodes
+            for output, found in differences.items():
+                operator = "" if found.agrees or lane not in blamed else blamed[lane].operator
+                standing = Standing.of(found)
+                self._records.parity(
+                    Lane.parse(lane), name, output, reference, standing, blamed=operator, placement=nodes
                 )
+        for lane in failed:
+            operator = blamed[lane].operator if lane in blamed else ""
+            for info in model.info.outputs:
+                self._records.parity(Lane.parse(lane), name, info.name, reference, NO_ANSWER, blamed=operator)
 
     def _case_name(self, model: LoadedModel, lane: str) -> str:
         """Return the folder of a case: models of one name, tests and versions of the engine each have their own."""
@@ -360,12 +343,20 @@ class Parity:
             try:
                 if lease is not self._lease:
                     there = call(lease.load(model.info.path, build, deadline=timeout), deadline=deadline)
+                    self._note_placement(lease, there)
                 for fed in sets:
                     answer, _ = call(lease.run(there, fed.feeds, deadline=timeout), deadline=timeout + deadline)
                     answers.append(answer)
             except (ModelError, RecoveryError, DamagedLaneError) as error:
                 raise _FailedError(error, fed) from error
         return there, answers
+
+    def _note_placement(self, lease: Lease, there: LoadedModel) -> None:
+        """Record where a model ran that the test did not load there; what strict fails is kept for the end."""
+        try:
+            self._records.placement(lease, there)
+        except ModelError as error:
+            self._fell_back.append(str(error))
 
 
 def _key(output: str, one: Stored) -> str:

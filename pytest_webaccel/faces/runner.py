@@ -12,6 +12,8 @@ from pytest_webaccel.engines.onnx import PROVIDERS
 from pytest_webaccel.errors import DamagedLaneError, FeedError, ModelError, RecoveryError, RemoteError
 from pytest_webaccel.parity.case import Surroundings
 from pytest_webaccel.parity.verdict import Kind, Ran
+from pytest_webaccel.recovery.conductor import GivenUpError
+from pytest_webaccel.terms import Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -35,7 +37,7 @@ class LaneRunner:
     """A leased lane as somewhere that models run. Nothing of a model stays on it.
 
     A lane that breaks under a model is mended by the test's strategy and asked again; where that is in vain the model
-    is what crashes it.
+    is what crashes it, or what never ends.
     """
 
     def __init__(self, worker: Worker, lease: Lease, build: OrtBuild | None, timeout: float) -> None:
@@ -67,7 +69,7 @@ class LaneRunner:
             # its words, not ours around them
             ran = Ran({}, Kind.FAILED if loaded else Kind.UNSUPPORTED, " ".join(str(error.__cause__).split()))
         except (RecoveryError, DamagedLaneError) as error:
-            ran = self._crashed(error)
+            ran = self._broken(error)
         else:
             ran = Ran(outputs, fallbacks=loaded.placement.fallbacks, placement=loaded.placement.nodes)
         finally:
@@ -80,11 +82,13 @@ class LaneRunner:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return self._worker.call(work, deadline=self._timeout + self._worker.recovery_s)
 
-    def _crashed(self, error: Exception) -> Ran:
+    def _broken(self, error: RecoveryError | DamagedLaneError) -> Ran:
         # a page that still answers may be stuck in the model: the next must not wait behind it
         self._lease.lane.distrust(f"a model broke it: {error}"[:300])
         self._call(self._lease.lane.settle())
-        return Ran({}, Kind.CRASHED, str(error))
+        damage = error.damage if isinstance(error, DamagedLaneError | GivenUpError) else None
+        hung = damage is not None and damage.symptom is Symptom.DEADLINE_PASSED
+        return Ran({}, Kind.TIMED_OUT if hung else Kind.CRASHED, str(error))
 
     def surroundings(self, model: str) -> Surroundings:
         """Return what a case that was found here says of the place."""

@@ -86,14 +86,14 @@ class LogTap {
 // onnxruntime binds console.error when it starts, so the tap is laid before it is imported.
 const tap = new LogTap();
 
-/** Nodes on the CPU that are named: an answer has room for so many. */
+/** Nodes of a provider that are named: an answer has room for so many. */
 const MOST_NAMED = 200;
 
 /**
  * Reads node placements from onnxruntime's verbose log.
  * @param {string[]} lines
- * @returns {{provider: string, nodes: number, operators: string[], names: string[]}[]} the operators of the nodes and, on
- *   the CPU, the names of the first; none where one provider took all
+ * @returns {{provider: string, nodes: number, operators: string[], names: string[]}[]} the operators of the nodes and
+ *   the names of the first; none where one provider took all
  */
 export function placements(lines) {
   /** @type {ReturnType<typeof placements>} */
@@ -112,9 +112,9 @@ export function placements(lines) {
     }
     const node = /^(\S+) \((.*)\)/.exec(words);
     if (!reading || !node) continue;
-    const { provider, operators, names } = found[found.length - 1];
+    const { operators, names } = found[found.length - 1];
     operators.push(node[1]);
-    if (provider === "CPUExecutionProvider" && names.length < MOST_NAMED) names.push(node[2].slice(0, 128));
+    if (names.length < MOST_NAMED) names.push(node[2].slice(0, 128));
   }
   return found;
 }

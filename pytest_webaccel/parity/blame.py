@@ -14,6 +14,7 @@ is why a part counts only where it fails by itself, and why what is left may be 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ class Blame:
     where it does not answer), and ``verdict`` says how they differ. ``runs`` counts what was tried on the lane, in
     ``seconds``. ``confirmed`` says whether the part failed on the lane both times that it was asked, and the
     reference, given the part alone, agreed with itself; ``blank`` whether its larger floating-point weights and its
-    floating-point feeds are zeros in place of the model's own, since it fails all the same. An ``agrees`` as ``whole``
-    means that nothing is to blame.
+    floating-point feeds are zeros in place of the model's own, since it fails all the same. ``cut_short`` says whether
+    the time for the search was over before it was at its end: a smaller part may fail as well. An ``agrees`` as
+    ``whole`` means that nothing is to blame.
     """
 
     lane: str
@@ -81,6 +83,7 @@ class Blame:
     seconds: float = 0.0
     confirmed: bool = False
     blank: bool = False
+    cut_short: bool = False
 
     @property
     def operator(self) -> str:
@@ -88,7 +91,7 @@ class Blame:
         return "+".join(self.operators)
 
     def __str__(self) -> str:
-        """Return what was found, in two lines."""
+        """Return what was found, in two lines or three."""
         if self.whole.kind is Kind.AGREES:
             return f"{self.lane} agrees with {self.reference}; nothing is to blame"
         what = self.operator if len(self.operators) <= 4 else f"{len(self.operators)} operators together"
@@ -96,9 +99,17 @@ class Blame:
         named = ", ".join(name for name in self.nodes if name)
         return (
             f"{self.lane}: {what} is to blame ({self.verdict.kind}, {sure}; {len(self.steps)} of {self.total} steps"
-            f"{f': {named}' if named and len(self.nodes) <= 4 else ''}; {self.runs} runs, {self.seconds:.1f} s)\n"
-            f"  {self.verdict.detail}"
+            f"{f': {named}' if named and len(self.nodes) <= 4 else ''}; {self.runs} runs, {self.seconds:.1f} s"
+            f"{', ended by its budget: a smaller part may fail too' if self.cut_short else ''})\n"
+            f"  {self.verdict.detail}{self._of_the_whole()}"
         )
+
+    def _of_the_whole(self) -> str:
+        """Return a line with what the whole model was told, where that is something else than the part was."""
+        told = self.whole.detail
+        if self.whole.differences or not told or told == self.verdict.detail:
+            return ""
+        return f"\n  the whole model: {told}"
 
 
 def find_blame(
@@ -109,20 +120,23 @@ def find_blame(
     *,
     tolerances: Mapping[str, Tolerance] | None = None,
     fallbacks: bool = False,
+    budget_s: float = math.inf,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Blame:
     """Return what is to blame for how ``lane`` answers ``feeds``, by the answers of ``reference``.
 
     ``tolerances`` are by output of the model, its dtype's own where absent. ``fallbacks`` has operators that run
-    elsewhere than asked blamed too, where nothing else is wrong. ``tell`` is given a line of progress at a time.
+    elsewhere than asked blamed too, where nothing else is wrong. After ``budget_s`` seconds nothing smaller is looked
+    for; what is left is still confirmed. ``tell`` is given a line of progress at a time.
     Raises ModelError for a model that the reference cannot run, NondeterministicError for one that draws its answers.
     """
     begun = time.monotonic()
-    counted = _Counted(lane)
+    counted = _Counted(lane, begun + budget_s)
     graph = Graph(model, fed=feeds.keys())
     search = _Search(graph, dict(feeds), counted, reference, tolerances or {}, fallbacks, tell)
     blame = _blanked(search.found(), counted, reference, fallbacks=fallbacks)
-    return dataclasses.replace(blame, runs=counted.runs, seconds=time.monotonic() - begun)
+    spent = time.monotonic() - begun
+    return dataclasses.replace(blame, runs=counted.runs, seconds=spent, cut_short=counted.cut_short)
 
 
 def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) -> Blame:
@@ -151,11 +165,19 @@ def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) 
 
 
 class _Counted:
-    """A runner that counts."""
+    """A runner that counts, and knows until when a search may go on."""
 
-    def __init__(self, inner: Runner) -> None:
+    def __init__(self, inner: Runner, until: float) -> None:
         self._inner = inner
+        self._until = until
         self.runs = 0
+        self.cut_short = False
+
+    def spent(self) -> bool:
+        """Whether the time is over; that it is asked means that the search would have gone on."""
+        over = time.monotonic() >= self._until
+        self.cut_short = self.cut_short or over
+        return over
 
     @property
     def name(self) -> str:
@@ -269,6 +291,8 @@ class _Search:
         ]
 
     def _fails(self, first: int, last: int) -> bool:
+        if self._lane.spent():
+            return False
         steps = list(range(first, last))
         verdict = self._verdict(steps, self._graph.leaving(steps))
         word = "fails alone" if verdict.is_like(self._whole) else "is well"
@@ -328,7 +352,7 @@ class _Search:
 
     def _still(self, steps: Sequence[int]) -> bool:
         outputs = self._graph.leaving(steps)
-        if self._other.intersection([*outputs, *self._graph.entering(steps)]):
+        if self._other.intersection([*outputs, *self._graph.entering(steps)]) or self._lane.spent():
             return False
         return self._verdict(steps, outputs).is_like(self._whole)
 
@@ -359,7 +383,7 @@ class _Search:
 
     def _inside(self, blame: Blame) -> Blame:
         """Go on inside what is left: a branch that was taken, a function of the model, what its constants come from."""
-        if not blame.confirmed:
+        if not blame.confirmed or self._lane.spent():
             return blame
         import onnx
 

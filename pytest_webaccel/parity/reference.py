@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_webaccel.errors import FeedError, ModelError
 from pytest_webaccel.parity.verdict import Kind, Ran
+from pytest_webaccel.terms import CPU_PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def _session(model: bytes | Path, *, plain: bool = False) -> Any:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3  # errors are raised; warnings on stderr would land in every report
     source = str(model) if isinstance(model, Path) else bytes(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(source, options, providers=[CPU_PROVIDER])
 
 
 def _one_line(error: Exception) -> str:

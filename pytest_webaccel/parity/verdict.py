@@ -29,6 +29,7 @@ class Kind(enum.StrEnum):
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
     CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
     FELL_BACK = "fell_back"
     NOT_ASKED = "not_asked"
 
@@ -38,7 +39,8 @@ class Ran:
     """What a runner made of a model: its ``outputs`` by name, or none of them and how it ended.
 
     ``trouble`` is UNSUPPORTED where the engine refused the model, FAILED where a run did, CRASHED where the lane broke
-    under it each time it was tried, NOT_ASKED where its inputs cannot be handed to the lane. ``fallbacks`` counts
+    under it each time it was tried, TIMED_OUT where no answer came in time each time it was tried, NOT_ASKED where its
+    inputs cannot be handed to the lane. ``fallbacks`` counts
     operators that ran elsewhere than they were asked to, ``placement`` the nodes by execution provider.
     """
 

@@ -231,7 +231,7 @@ class Pool:
             if self._bridge.port == 0:
                 self._bridge.folder = self.folder
                 await self._bridge.start()
-            self._ort_copy = OrtCopy(folder, version, self._bridge.share(f"ort-{version}", folder))
+            self._ort_copy = OrtCopy(folder, version, self._bridge.share(f"ort-{version.replace('+', '-')}", folder))
         if lane.station is None or lane.state is LaneState.FAILED:
             await lane.start()
             self._on_start(lane)

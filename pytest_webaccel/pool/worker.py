@@ -39,8 +39,9 @@ class Worker:
     """Everything of ours in one pytest process.
 
     ``record`` takes rows as they come; ``spares`` is how many warm spares each lane keeps, ``budget_s``
-    the seconds that one recovery may take, ``seed`` of all that is drawn, ``account``
-    whether to measure what recoveries cost. ``held`` are the leases that have not ended.
+    the seconds that one recovery may take, ``ort`` a copy of onnxruntime-web and ``ort_name`` what it is
+    called if not by its version, ``seed`` of all that is drawn, ``account`` whether to measure what
+    recoveries cost. ``held`` are the leases that have not ended.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Worker:
         strategy: Strategy,
         record: Callable[[Row], None],
         ort: Path | None = None,
+        ort_name: str = "",
         headed: bool = False,
         spares: int = 0,
         budget_s: float = 120.0,
@@ -68,6 +70,7 @@ class Worker:
         self._account = account
         self._ledgers = Ledgers(ledgers)
         self._ort = ort
+        self._ort_name = ort_name
         self._headed = headed
         self._loop = LoopThread()
         self.held: dict[Lane, Lease] = {}
@@ -151,7 +154,7 @@ class Worker:
 
     def _onnxruntime(self) -> tuple[Path, str]:
         folder = ort_dist(self._ort)
-        return folder, ort_version(folder)
+        return folder, self._ort_name or ort_version(folder)
 
     def _record_move(self, row: TransactionRow) -> None:
         """Record a transaction's move, graded as its own lane is: the journal serves lanes of every grade."""

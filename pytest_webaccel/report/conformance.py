@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.palette import KINDS
-from pytest_webaccel.report.parts import badge, bar, details, key, table, text
+from pytest_webaccel.report.parts import MOST_ROWS, badge, bar, details, key, left_out, table, text
 from pytest_webaccel.report.statistics import percentile
 from pytest_webaccel.terms import Evidence
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["conformance", "conformance_lines"]
 
-_MOST_ROWS = 500
 
 #: How people read the kinds; the order is that of bars and columns.
 _WORDS: Mapping[str, str] = {
@@ -30,6 +29,7 @@ _WORDS: Mapping[str, str] = {
     "wrong_answer": "wrong",
     "not_finite": "NaN or infinity",
     "crashed": "crashed",
+    "timed_out": "no answer in time",
 }
 
 #: Lane, build and version of the engine, grade of evidence.
@@ -113,9 +113,9 @@ def _unexpected(rows: Sequence[ConformanceRow]) -> str:
     odd = [row for row in rows if row.kind != row.expected]
     if not odd:
         return "<p>Every test ended as expected.</p>"
-    lines = [(row.case, row.lane, row.version, row.expected, row.kind, row.detail) for row in odd[:_MOST_ROWS]]
+    lines = [(row.case, row.lane, row.version, row.expected, row.kind, row.detail) for row in odd[:MOST_ROWS]]
     header = ("test", "lane", "engine", "expected", "got", "detail")
-    return details(f"{len(odd)} did not end as expected", table(header, lines) + _left_out(len(odd)))
+    return details(f"{len(odd)} did not end as expected", table(header, lines) + left_out(len(odd)))
 
 
 def _between_versions(columns: Mapping[_Column, Sequence[ConformanceRow]]) -> str:
@@ -133,7 +133,7 @@ def _between_versions(columns: Mapping[_Column, Sequence[ConformanceRow]]) -> st
         }
         differing = [(name, *found) for name, found in kinds.items() if len(set(found)) > 1]
         words = f"{lane}, {evidence} evidence: {len(differing)} of {len(names)} tests end otherwise between versions"
-        inner = table(("test", *engines), differing[:_MOST_ROWS]) + _left_out(len(differing))
+        inner = table(("test", *engines), differing[:MOST_ROWS]) + left_out(len(differing))
         parts.append(details(words, inner) if differing else f"<p>{text(words)}</p>")
     return "".join(parts)
 
@@ -144,11 +144,11 @@ def _matrix(columns: Mapping[_Column, Sequence[ConformanceRow]]) -> str:
         for row in rows:
             cells.setdefault(row.operator or "none", {}).setdefault(column, []).append(row)
     lines = []
-    for operator in sorted(cells)[:_MOST_ROWS]:
+    for operator in sorted(cells)[:MOST_ROWS]:
         found = [cells[operator].get(column, []) for column in columns]
         lines.append((f"<code>{text(operator)}</code>", *(_cell(rows) for rows in found)))
     header = ("operator", *(f"{lane}, {version} {build}, {grade}" for lane, build, version, grade in columns))
-    inner = _legend() + table(header, lines, ready=True) + _left_out(len(cells))
+    inner = _legend() + table(header, lines, ready=True) + left_out(len(cells))
     return details(f"{len(cells)} operators on {len(columns)} lanes", inner)
 
 
@@ -157,7 +157,3 @@ def _cell(rows: Sequence[ConformanceRow]) -> str:
         return '<span class="wa-soft">not run</span>'
     good = sum(row.kind == "agrees" for row in rows)
     return f"{_bar(rows, 90)} {good} of {len(rows)}"
-
-
-def _left_out(total: int) -> str:
-    return f"<p>{total - _MOST_ROWS} more are in the database.</p>" if total > _MOST_ROWS else ""

@@ -54,4 +54,5 @@ KINDS: Mapping[str, str] = {
     "wrong_answer": FAILED,
     "not_finite": "#8C2D04",
     "crashed": INK,
+    "timed_out": "#56B4E9",
 }

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from pytest_webaccel.rows import RecoveryRow
 
 __all__ = [
+    "MOST_ROWS",
     "STYLE",
     "badge",
     "bar",
     "details",
     "key",
+    "left_out",
     "milliseconds",
     "outcome",
     "phase_bar",
@@ -26,6 +28,9 @@ __all__ = [
     "table",
     "text",
 ]
+
+#: Rows of one table in a report; a longer one would be read by nobody.
+MOST_ROWS = 500
 
 #: Scoped to ``.webaccel``, so that the page it stands in keeps its looks.
 STYLE = """
@@ -93,6 +98,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, ready: bool =
 def details(summary: str, inner: str) -> str:
     """Return HTML ``inner`` that is folded until asked for; it needs no script."""
     return f"<details><summary>{text(summary)}</summary>{inner}</details>"
+
+
+def left_out(total: int) -> str:
+    """Return a paragraph that says how many of ``total`` rows a table does not show; empty where it shows all."""
+    return f"<p>{total - MOST_ROWS} more are in the database.</p>" if total > MOST_ROWS else ""
 
 
 def phase_bar(row: RecoveryRow, width: int = 220) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from pytest_webaccel.report.parts import badge, details, table, text
+from pytest_webaccel.report.parts import MOST_ROWS, badge, details, left_out, table, text
+from pytest_webaccel.terms import CPU_PROVIDER, Backend
 
 if TYPE_CHECKING:
     from pytest_webaccel.report.data import ReportData
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import Evidence
 
 __all__ = ["placement"]
-
-_MOST_ROWS = 500
-_CPU = "CPUExecutionProvider"
 
 
 def placement(data: ReportData) -> str:
@@ -29,19 +27,26 @@ def placement(data: ReportData) -> str:
     if not found:
         return ""
     lines = []
-    for (model, lane, engine, evidence), rows in sorted(found.items())[:_MOST_ROWS]:
+    for (model, lane, engine, evidence), rows in sorted(found.items())[:MOST_ROWS]:
         lines.append(
             (
                 text(model),
                 f'<code class="wa-lane">{text(lane)}</code><br>{text(engine)}',
                 "<br>".join(_provider(row) for _, row in sorted(rows.items())),
                 "".join(_elsewhere(row) for row in rows.values()) or "none",
+                "".join(_named(row) for _, row in sorted(rows.items())) or "not listed: one provider took all",
                 badge(evidence),
             )
         )
-    header = ("model", "lane, engine", "nodes by execution provider", "on wasm though asked elsewhere", "evidence")
-    more = f"<p>{len(found) - _MOST_ROWS} more are in the database.</p>" if len(found) > _MOST_ROWS else ""
-    return "<h3>Where the nodes ran</h3>" + table(header, lines, ready=True) + more
+    header = (
+        "model",
+        "lane, engine",
+        "nodes by execution provider",
+        "on wasm though asked elsewhere",
+        "each node",
+        "evidence",
+    )
+    return "<h3>Where the nodes ran</h3>" + table(header, lines, ready=True) + left_out(len(found))
 
 
 def _provider(row: PlacementRow) -> str:
@@ -51,6 +56,12 @@ def _provider(row: PlacementRow) -> str:
 
 
 def _elsewhere(row: PlacementRow) -> str:
-    if row.provider != _CPU or not row.elsewhere:
+    asked_for = row.lane.endswith(f":{Backend.CPU}")
+    return text(row.nodes) if row.provider == CPU_PROVIDER and row.nodes and not asked_for else ""
+
+
+def _named(row: PlacementRow) -> str:
+    if not row.names:
         return ""
-    return details(f"{len(row.elsewhere)} named", "<br>".join(text(name) for name in row.elsewhere))
+    first = "" if len(row.names) >= row.nodes else f", the first {len(row.names)}"
+    return details(f"{row.provider}{first}", "<br>".join(text(name) for name in row.names))

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.report.conformance import conformance
 from pytest_webaccel.report.figures import pictures
-from pytest_webaccel.report.parts import STYLE, badge, details, milliseconds, outcome, phase_bar, phase_key, table, text
+from pytest_webaccel.report.parts import (
+    MOST_ROWS,
+    STYLE,
+    badge,
+    details,
+    left_out,
+    milliseconds,
+    outcome,
+    phase_bar,
+    phase_key,
+    table,
+    text,
+)
 from pytest_webaccel.report.placement import placement
 from pytest_webaccel.report.statistics import percentile
 from pytest_webaccel.terms import Evidence
@@ -23,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["section"]
 
 #: Most rows of one table; a report of a long run stays a page that opens.
-_MOST_ROWS = 500
 
 _EMPTY = (
     "No faults were planned in this run, so there is no recovery to show. Cause some with "
@@ -140,10 +151,10 @@ def _faults(data: ReportData) -> str:
             phase_bar(row, 120),
             badge(row.evidence),
         )
-        for row in data.recoveries[:_MOST_ROWS]
+        for row in data.recoveries[:MOST_ROWS]
     ]
     header = ("test", "fault", "strategy", "outcome", "time", "phases", "evidence")
-    inner = f"<p>{phase_key()}</p>" + table(header, rows, ready=True) + _left_out(len(data.recoveries))
+    inner = f"<p>{phase_key()}</p>" + table(header, rows, ready=True) + left_out(len(data.recoveries))
     return "<h3>Every fault</h3>" + details(f"{len(data.recoveries)} caused, and what came of each", inner)
 
 
@@ -170,7 +181,7 @@ def _parity(data: ReportData) -> str:
             ", ".join(f"{provider} {count}" for provider, count in row.placement.items()) or "not recorded",
             str(row.evidence),
         )
-        for row in differing[:_MOST_ROWS]
+        for row in differing[:MOST_ROWS]
     ]
     header = (
         "lane",
@@ -182,9 +193,7 @@ def _parity(data: ReportData) -> str:
         "nodes ran on",
         "evidence",
     )
-    return (
-        "<h3>Agreement between lanes</h3>" + words + (table(header, rows) if rows else "") + _left_out(len(differing))
-    )
+    return "<h3>Agreement between lanes</h3>" + words + (table(header, rows) if rows else "") + left_out(len(differing))
 
 
 def _measurements(data: ReportData) -> str:
@@ -204,10 +213,10 @@ def _measurements(data: ReportData) -> str:
             f"{percentile(values, 95):g} {key[4]}",
             key[5],
         )
-        for key, values in sorted(samples.items())[:_MOST_ROWS]
+        for key, values in sorted(samples.items())[:MOST_ROWS]
     ]
     header = ("lane", "model", "engine", "metric", "n", "median", "p95", "evidence")
-    inner = table(header, rows) + _left_out(len(samples))
+    inner = table(header, rows) + left_out(len(samples))
     return "<h3>Measurements</h3>" + details("Medians by lane, model and metric", inner)
 
 
@@ -215,11 +224,11 @@ def _crashed(data: ReportData) -> str:
     crashed = [test for test in data.tests if test.outcome == "crashed"]
     if not crashed:
         return ""
-    rows = [(test.test_id, test.lane or "none", test.worker, test.reason) for test in crashed[:_MOST_ROWS]]
+    rows = [(test.test_id, test.lane or "none", test.worker, test.reason) for test in crashed[:MOST_ROWS]]
     return (
         "<h3>Tests whose worker crashed</h3>"
         + table(("test", "lane", "worker", "reason"), rows)
-        + _left_out(len(crashed))
+        + left_out(len(crashed))
     )
 
 
@@ -230,13 +239,7 @@ def _skipped(data: ReportData) -> str:
         parts.append("<h3>Lanes that were not to be had</h3>" + table(("lane", "why"), rows))
     skipped = [test for test in data.tests if test.outcome == "skipped"]
     if skipped:
-        cells = [(test.test_id, test.reason or "no reason given") for test in skipped[:_MOST_ROWS]]
-        inner = table(("test", "why"), cells) + _left_out(len(skipped))
+        cells = [(test.test_id, test.reason or "no reason given") for test in skipped[:MOST_ROWS]]
+        inner = table(("test", "why"), cells) + left_out(len(skipped))
         parts.append("<h3>Skipped tests</h3>" + details(f"{len(skipped)} skipped, with reasons", inner))
     return "".join(parts)
-
-
-def _left_out(total: int) -> str:
-    if total <= _MOST_ROWS:
-        return ""
-    return f"<p>{total - _MOST_ROWS} more are in the database.</p>"

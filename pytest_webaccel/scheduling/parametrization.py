@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_webaccel.errors import ConfigurationError, WebAccelError
+from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
 from pytest_webaccel.scheduling.session import session_of
 from pytest_webaccel.terms import MENDING, Mode, ProbeResult, Strategy
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_webaccel.options import Settings
 
 __all__ = ["Choice", "choices", "generate", "granted"]
@@ -61,8 +59,10 @@ def generate(metafunc: pytest.Metafunc) -> None:
         "webaccel_page" in names and "webaccel" not in names
     )  # an app has an engine of its own, and mends itself
     if "webaccel_ort" in names and len(session.settings.ort) > 1 and not by_itself:
+        from pytest_webaccel.browsers.install.ort import ort_versions
+
         copies = session.settings.ort
-        metafunc.parametrize("webaccel_ort", copies, ids=[f"ort{_version(copy)}" for copy in copies], indirect=True)
+        metafunc.parametrize("webaccel_ort", copies, ids=[f"ort{name}" for name in ort_versions(copies)], indirect=True)
     if "webaccel_lane" not in names:
         return
     try:
@@ -74,15 +74,6 @@ def generate(metafunc: pytest.Metafunc) -> None:
     if session.settings.mode is Mode.COMPARATIVE and (faulty or session.settings.faults) and not by_itself:
         strategies = [strategy for strategy in Strategy if strategy in MENDING]
         metafunc.parametrize("webaccel_strategy", strategies, ids=list(map(str, strategies)), indirect=True)
-
-
-def _version(copy: Path) -> str:
-    from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
-
-    try:
-        return ort_version(ort_dist(copy))
-    except WebAccelError:  # said when it is used
-        return f"-{copy.name}"
 
 
 def granted(choice: Choice, *, strict: bool) -> ProbeResult:

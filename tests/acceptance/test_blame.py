@@ -1,4 +1,4 @@
-"""The operator to blame is found on a real lane, cut out, and shown by a page that needs nothing of ours."""
+"""The operator to blame is found on real lanes, cut out, and shown by a page that needs nothing of ours."""
 
 from __future__ import annotations
 
@@ -121,3 +121,92 @@ def test_a_real_defect_is_found_blamed_and_shown_by_its_page(pytester, monkeypat
     with serving({"case": folder, "ort": ort_dist(None)}) as address:
         assert asyncio.run(shown("")).startswith("WRONG, beside onnxruntime-cpu")
         assert asyncio.run(shown("&provider=wasm")).startswith("RIGHT, beside onnxruntime-cpu")
+
+
+def between(operator: str, output: str = "m", **attributes: object) -> bytes:
+    """Six steps, of which the fourth is ``operator``."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Mul", ["x", "large"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Abs", ["b"], ["c"]),
+        helper.make_node(operator, ["c"], [output], name="the one", **attributes),
+        helper.make_node("Neg", ["m"], ["d"]),
+        helper.make_node("Mul", ["d", "large"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        operator,
+        [value("x", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [value("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.float32(1000), "large")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    data: bytes = made.SerializeToString()
+    return data
+
+
+TROUBLES = """
+    import pathlib
+
+    import numpy
+    import pytest
+
+    HERE = pathlib.Path(__file__).parent
+    FEEDS = {"x": numpy.linspace(0.5, 1, 64, dtype=numpy.float32).reshape(1, 1, 8, 8)}
+
+    @pytest.mark.webaccel(browser="chromium", backend="webnn")
+    def test_refused(webaccel):
+        blame = webaccel.blame(HERE / "AveragePool.onnx", FEEDS)
+        assert (blame.operators, str(blame.verdict.kind), blame.confirmed) == (("AveragePool",), "unsupported", True)
+        assert "dilations" in blame.verdict.detail
+
+    @pytest.mark.webaccel(browser="chromium", backend="webgpu")
+    def test_not_finite(webaccel):
+        blame = webaccel.blame(HERE / "ReduceLogSumExp.onnx", FEEDS)
+        assert (blame.operators, str(blame.verdict.kind), blame.confirmed) == (("ReduceLogSumExp",), "not_finite", True)
+
+    @pytest.mark.webaccel(browser="chromium", backend="webgpu")
+    def test_fell_back(webaccel):
+        assert not webaccel.blame(HERE / "Det.onnx", FEEDS).operators
+        blame = webaccel.blame(HERE / "Det.onnx", FEEDS, fallbacks=True)
+        assert (blame.operators, str(blame.verdict.kind), blame.confirmed) == (("Det",), "fell_back", True)
+
+    @pytest.mark.webaccel(browser="chromium", backend="webgpu")
+    def test_checked_beside(webaccel):
+        webaccel.check(webaccel.load(HERE / "Det.onnx"), FEEDS, lanes=["chromium:webgpu", "chromium:cpu"])
+"""
+
+
+def test_what_a_real_lane_refuses_leaves_to_wasm_or_answers_with_infinity_is_blamed(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    models = {
+        "AveragePool": between("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]),
+        "ReduceLogSumExp": between("ReduceLogSumExp"),
+        "Det": between("Det"),
+    }
+    for name, data in models.items():
+        (pytester.path / f"{name}.onnx").write_bytes(data)
+    pytester.makepyfile(test_it=TROUBLES)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--webaccel-db=runs.duckdb", timeout=240)
+    result.assert_outcomes(passed=4)
+    # a search says how far it is while it runs, without being asked
+    result.stdout.fnmatch_lines(["webaccel: chromium:webgpu: not_finite; looking for the operator among 6 steps"])
+    with duckdb.connect(str(pytester.path / "runs.duckdb"), read_only=True) as connection:
+        placed = connection.execute("select lane, provider, nodes, names from placements order by all").fetchall()
+    by_lane = {(lane, provider): (nodes, json.loads(names)) for lane, provider, nodes, names in placed}
+    # also where a check loaded the model, and not the test
+    assert set(by_lane) == {
+        ("chromium:cpu", "CPUExecutionProvider"),
+        ("chromium:webgpu", "CPUExecutionProvider"),
+        ("chromium:webgpu", "JsExecutionProvider"),
+    }
+    assert "Det (the one)" in by_lane["chromium:webgpu", "CPUExecutionProvider"][1]
+    on_webgpu = by_lane["chromium:webgpu", "JsExecutionProvider"][1]
+    assert [name for name in on_webgpu if not name.startswith("Memcpy")] == [
+        "Mul ()",
+        "Neg ()",
+        "Abs ()",
+        "Neg ()",
+        "Mul ()",
+    ]

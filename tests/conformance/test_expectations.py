@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_webaccel.conformance import EXPECTATIONS
 from pytest_webaccel.conformance.cases import catalogue
-from pytest_webaccel.conformance.expectations import AGREES, Expectation, Expectations, Place, updated
+from pytest_webaccel.conformance.expectations import AGREES, Expectation, Expectations, Place, Seen, updated
 from pytest_webaccel.conformance.update import update
 from pytest_webaccel.errors import ConfigurationError, HistoryError
 from pytest_webaccel.history import record
@@ -26,15 +26,21 @@ unsupported  test_adam   # no such operator
 words = st.from_regex(r"[a-z][a-z0-9_:.]{0,12}", fullmatch=True)
 reasons = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"], exclude_characters="#"), max_size=20)
 kinds = st.sampled_from([kind for kind in Kind if kind is not Kind.AGREES])
+places = st.builds(Place, words, words, st.from_regex(r"\d{1,2}\.\d{1,3}\.\d(-dev)?(\+\d)?", fullmatch=True))
+seen = st.builds(Seen, st.from_regex(r"onnx \d\.\d", fullmatch=True), words, st.sampled_from(Evidence).map(str))
 files = st.dictionaries(
-    st.builds(Place, words, words, st.from_regex(r"\d{1,2}\.\d{1,3}\.\d(-dev)?", fullmatch=True)),
+    places,
     st.dictionaries(
         words,
         st.builds(Expectation, kinds, reasons, st.booleans()).filter(lambda one: one.reason or not one.by_hand),
         max_size=4,
     ),
     max_size=4,
-).map(Expectations)
+).flatmap(
+    lambda found: st.builds(
+        Expectations, st.just(found), st.dictionaries(st.sampled_from(list(found)), seen) if found else st.just({})
+    )
+)
 
 
 def a_result(case: str = "test_abs", kind: Kind = Kind.AGREES, **changes: Any) -> ConformanceRow:
@@ -104,7 +110,16 @@ def test_a_file_that_is_not_there_says_how_to_begin_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "stands_in"),
-    [("1.30.0", "1.30.0"), ("1.30.1", "1.30.0"), ("1.4.0", "1.3.0"), ("2.0.0", "1.100.0"), ("1.2.9", None)],
+    [
+        ("1.30.0", "1.30.0"),
+        ("1.30.1", "1.30.0"),
+        ("1.30.1-dev.20260101", "1.30.0"),
+        ("1.30.0-dev.20260101", "1.3.0"),
+        ("1.30.0+2", "1.30.0"),
+        ("1.4.0", "1.3.0"),
+        ("2.0.0", "1.100.0"),
+        ("1.2.9", None),
+    ],
 )
 def test_the_newest_version_before_stands_in(version, stands_in):
     known: dict[Place, dict[str, Expectation]] = {
@@ -132,6 +147,14 @@ def test_an_update_changes_the_tests_that_ran_and_keeps_reasons_that_hold():
         "test_sub": Expectation(Kind.FAILED, "says now"),
         "test_mul": Expectation(Kind.CRASHED, "at ... of ..."),
     }
+
+
+def test_an_update_says_what_results_were_seen_with():
+    known = Expectations.parse(TEXT.replace("]\n", "]\n# seen with onnx 1.0 on chromium 1, hardware\n"))
+    assert known.seen == {GPU: Seen("onnx 1.0", "chromium 1", "hardware")}
+    assert updated(known, [a_result()]).seen == known.seen
+    new = updated(known, [a_result(suite="onnx 1.23.2", browser="chromium 153")])
+    assert new.seen == {GPU: Seen("onnx 1.23.2", "chromium 153", "software")}
 
 
 def test_a_new_version_begins_with_what_stood_in_for_it():

@@ -27,7 +27,7 @@ from tests.docs.pages import PAGES, REFERENCE, ROOT, anchors, prose, rows, secti
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-OTHER_VARIABLES = {"PYTEST_WEBACCEL_CACHE"}
+OTHER_VARIABLES = {"PYTEST_WEBACCEL_ADAPTER", "PYTEST_WEBACCEL_CACHE"}
 
 
 def words_in(text: str) -> set[str]:

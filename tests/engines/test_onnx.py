@@ -36,13 +36,13 @@ def test_whatever_a_page_says_of_placement_becomes_counts(log, backend):
         assert all(type(name) is str and len(name) <= 64 for name in counts)
         assert all(type(count) is int and count >= 0 for count in counts.values())
     assert placement.accelerated >= 0
-    assert all(type(name) is str and len(name) <= 200 for name in placement.elsewhere)
+    assert all(type(name) is str and len(name) <= 200 for names in placement.names.values() for name in names)
     assert isinstance(placement.describe(), str)
 
 
 def test_operators_left_on_the_cpu_are_fallbacks_and_shape_arithmetic_is_not():
     log = [
-        {"provider": "JsExecutionProvider", "nodes": 7, "operators": ["Add"] * 7},
+        {"provider": "JsExecutionProvider", "nodes": 7, "operators": ["Add"] * 7, "names": ["x", "y"]},
         {
             "provider": "CPUExecutionProvider",
             "nodes": 4,
@@ -54,7 +54,10 @@ def test_operators_left_on_the_cpu_are_fallbacks_and_shape_arithmetic_is_not():
     assert (placement.accelerated, placement.nodes["CPUExecutionProvider"]) == (7, 4)
     assert placement.fallbacks == {"Conv": 2}
     assert placement.operators["CPUExecutionProvider"] == {"Conv": 2, "Shape": 1, "Gather": 1}
-    assert placement.elsewhere == ("Conv (a)", "Shape (b)", "Gather (c)", "Conv (d)")
+    assert placement.names == {
+        "JsExecutionProvider": ("Add (x)", "Add (y)"),
+        "CPUExecutionProvider": ("Conv (a)", "Shape (b)", "Gather (c)", "Conv (d)"),
+    }
     assert placement.describe() == "4 on CPUExecutionProvider, 7 on JsExecutionProvider; fell back to wasm: Conv x2"
     assert Placement.from_log(log, Backend.CPU).fallbacks == {}
 

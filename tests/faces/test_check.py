@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Any
 
@@ -16,7 +17,7 @@ from pytest_webaccel.parity import Tolerance
 from pytest_webaccel.parity.blame import NondeterministicError
 from pytest_webaccel.parity.verdict import Kind
 from pytest_webaccel.pool.worker import Worker
-from pytest_webaccel.rows import ParityRow, Row
+from pytest_webaccel.rows import ParityRow, PlacementRow, Row
 from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, FaultPlan, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import install_fake_browser, stand_in_ort
 from pytest_webaccel.testing.engine import OperationError, ReferenceEngine
@@ -205,6 +206,32 @@ def test_what_holds_no_batch_is_refused(setting, feeds, axes, words):
         setting.face.check_batch(setting.model, feeds, axes=axes)
 
 
+# -- where nodes ran -------------------------------------------------------------------------
+
+
+def test_where_nodes_ran_is_recorded_of_lanes_that_only_a_check_loads(setting):
+    setting.check()
+    assert {row.lane for row in setting.of(PlacementRow)} == {str(GPU), str(CPU)}
+
+
+def test_a_fallback_on_a_lane_that_only_a_check_loads_fails_under_strict_and_is_compared_all_the_same(
+    setting, monkeypatch
+):
+    load = ReferenceEngine.load
+
+    async def fallen(self, args, data):
+        told = {"provider": "CPUExecutionProvider", "nodes": 1, "operators": ["Mul"], "names": ["m"]}
+        return {**await load(self, args, data), "placement": [told]}
+
+    monkeypatch.setattr(ReferenceEngine, "load", fallen)
+    with setting.worker.lease(CPU, "other") as lease:
+        face = WebAccel(setting.worker, lease, Manner(strict=True))
+        model = face.load(models.scaled_sum(shape=(2,)))
+        with pytest.raises(ModelError, match=r"on fake:webgpu: silent fallback to wasm"):
+            face.check(model, FEEDS)
+    assert {(row.lane, row.agrees) for row in setting.of(ParityRow)} == {(str(GPU), True), (str(CPU), True)}
+
+
 # -- what is to blame ------------------------------------------------------------------------
 
 
@@ -266,6 +293,30 @@ def test_a_lane_that_fails_is_searched_with_the_feeds_that_it_failed_on(setting,
         (str(GPU), "no answer", "Add"),
         (str(CPU), "no answer", "Add"),
     }
+
+
+def test_what_never_ends_is_told_from_what_crashes(setting, monkeypatch):
+    async def never(self, args, feeds):
+        await asyncio.Event().wait()
+
+    object.__setattr__(setting.lease.terms, "strategy", Strategy.NONE)
+    runner = LaneRunner(setting.worker, setting.lease, None, 0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceEngine, "run", never)
+        ran = runner.run(models.scaled_sum(), FEEDS)
+    assert ran.trouble is Kind.TIMED_OUT, ran.detail
+    assert runner.run(models.scaled_sum(), FEEDS).trouble is None
+
+
+def test_progress_is_told_and_a_large_model_before_it_is_searched(setting, doubling, monkeypatch):
+    told: list[str] = []
+    face = WebAccel(setting.worker, setting.lease, Manner(tell=told.append))
+    monkeypatch.setattr("pytest_webaccel.faces.parity._LARGE_BYTES", 10)
+    face.blame(setting.model, FEEDS)
+    assert "bytes are held several times over" in told[0]
+    assert "the most that an ONNX file can hold is 2,147,483,647" in told[0]
+    assert told[1] == "fake:webgpu: wrong_answer; looking for the operator among 2 steps"
+    assert "steps 1 to 1 of 2: fails alone" in told
 
 
 def test_what_this_plugin_refuses_is_blamed_on_no_operator(setting):

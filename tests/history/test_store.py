@@ -104,7 +104,7 @@ def one_of_each() -> list[Row]:
             provider="CPUExecutionProvider",
             nodes=2,
             operators={"Conv": 1, "Shape": 1},
-            elsewhere=["Conv (a)"],
+            names=["Conv (a)"],
         ),
         ConformanceRow(
             **base,

@@ -50,11 +50,32 @@ def test_a_planted_operator_is_found_wherever_it_is(steps, seed, branching, data
     )
 
 
-@pytest.mark.parametrize("trouble", [Kind.UNSUPPORTED, Kind.FAILED, Kind.CRASHED, Kind.FELL_BACK])
+@pytest.mark.parametrize("trouble", [Kind.UNSUPPORTED, Kind.FAILED, Kind.CRASHED, Kind.TIMED_OUT, Kind.FELL_BACK])
 def test_what_is_refused_fails_crashes_or_runs_elsewhere_is_found_as_well(trouble):
     model = chain(30, np.random.default_rng(4))
     blame = find_blame(model, X, Planted("n17", trouble=trouble), Reference(), fallbacks=True)
     assert (blame.steps, blame.verdict.kind, blame.confirmed) == ((17,), trouble, True)
+
+
+def test_a_search_whose_time_is_over_confirms_what_it_has_and_says_so():
+    model = chain(30, np.random.default_rng(4))
+    blame = find_blame(model, X, Planted("n17", trouble=Kind.TIMED_OUT), Reference(), budget_s=0.0)
+    assert (blame.steps, blame.confirmed, blame.cut_short) == (tuple(range(30)), True, True)
+    assert blame.runs <= 7
+    assert "ended by its budget: a smaller part may fail too" in str(blame)
+    assert not find_blame(model, X, Planted("n17"), Reference(), budget_s=600.0).cut_short
+
+
+def test_where_the_whole_model_says_something_else_than_its_part_both_are_told():
+    class Last(Planted):
+        def run(self, model, feeds):
+            ran = super().run(model, feeds)
+            whole = len(onnx.load_from_string(model).graph.node) == 12
+            return Ran({}, Kind.FAILED, "n11 is what it stopped at") if whole else ran
+
+    blame = find_blame(chain(12, np.random.default_rng(4)), X, Last("n3", trouble=Kind.FAILED), Reference())
+    assert blame.steps == (3,)
+    assert str(blame).endswith("n3 is not to be had\n  the whole model: n11 is what it stopped at")
 
 
 def test_what_runs_elsewhere_is_no_trouble_unless_asked():

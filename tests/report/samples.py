@@ -163,7 +163,7 @@ def a_whole_run(evidence: Evidence = Evidence.SOFTWARE, extra: str = "", tries: 
             provider="CPUExecutionProvider",
             nodes=3,
             operators={"Conv" + extra: 2},
-            elsewhere=["Conv (first)" + extra],
+            names=["Conv (first)" + extra],
         ),
         *(a_result(**base, lane=lane, case=f"test_{n}{extra}", extra=extra, version=v) for n in (1, 2) for v in "12"),
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from pytest_webaccel.report.data import ReportData
@@ -34,11 +35,17 @@ def test_nothing_is_said_where_no_model_was_loaded():
     assert placement(ReportData.from_rows([])) == ""
 
 
-def test_providers_are_counted_with_their_operators_and_the_nodes_elsewhere_named():
-    cpu = a_placement(provider="CPUExecutionProvider", nodes=1, operators={"LSTM": 1}, elsewhere=["LSTM (cell)"])
-    words = told(a_placement(), cpu)
+def test_providers_are_counted_with_their_operators_and_each_node_named():
+    cpu = a_placement(provider="CPUExecutionProvider", nodes=1, operators={"LSTM": 1}, names=["LSTM (cell)"])
+    words = told(a_placement(names=["Conv (c)", "Add (a)"]), cpu)
     assert "vad.onnx chromium:webgpu 1.30.0 jsep 1 CPUExecutionProvider LSTM x1 7 JsExecutionProvider Conv x5" in words
-    assert "1 named LSTM (cell)" in words
+    assert "CPUExecutionProvider LSTM (cell) JsExecutionProvider, the first 2 Conv (c) Add (a)" in words
+
+
+def test_nodes_on_wasm_count_as_elsewhere_only_where_another_backend_was_asked_for():
+    cpu = a_placement(provider="CPUExecutionProvider", nodes=3, operators={})
+    assert "3 CPUExecutionProvider 3 not listed" in told(cpu)
+    assert "3 CPUExecutionProvider none not listed" in told(dataclasses.replace(cpu, lane="chromium:cpu"))
 
 
 def test_the_last_load_counts_and_providers_of_another_are_not_added_to_it():

@@ -7,12 +7,16 @@ import re
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_webaccel.browsers.install import npm
 from pytest_webaccel.browsers.install.cache import Entry, cache_root, provide
-from pytest_webaccel.errors import ConfigurationError, InstallError
+from pytest_webaccel.errors import ConfigurationError, InstallError, WebAccelError
 
-__all__ = ["ORT", "install_ort", "ort_dist", "ort_version"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ORT", "install_ort", "ort_dist", "ort_version", "ort_versions"]
 
 #: The pinned copy.
 ORT = npm.Package(
@@ -72,6 +76,22 @@ def ort_dist(user: Path | None) -> Path:
             "`python -m pytest_webaccel install`, or name your own copy with --webaccel-ort."
         )
     return (entry.folder / entry.main).parent
+
+
+def ort_versions(copies: Sequence[Path]) -> list[str]:
+    """Return the version of each of several copies, those of one version told apart: ``1.30.0``, then ``1.30.0+2``.
+
+    A copy that cannot be used is named by its folder; what is wrong with it is said when it is used.
+    """
+    found: list[str] = []
+    for copy in copies:
+        try:
+            version = ort_version(ort_dist(copy))
+        except WebAccelError:
+            version = f"-{copy.name}"
+        same = sum(other.partition("+")[0] == version for other in found)
+        found.append(f"{version}+{same + 1}" if same else version)
+    return found
 
 
 def ort_version(dist: Path) -> str:
