@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import json
 import re
 
@@ -27,6 +28,10 @@ WHERE = Surroundings(
 @pytest.fixture
 def blame():
     return find_blame(chain(12, np.random.default_rng(5)), X, Planted("n7"), Reference())
+
+
+def unzipped(text: str) -> bytes:
+    return gzip.decompress(base64.b64decode(text))
 
 
 def test_a_folder_holds_what_another_needs_to_see_it(blame, tmp_path):
@@ -58,11 +63,11 @@ def test_the_page_holds_model_and_tensors_and_nothing_that_ends_its_script(blame
     held = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
     assert held is not None
     data = json.loads(held[1])
-    assert base64.b64decode(data["model"]) == blame.model
+    assert unzipped(data["model"]) == blame.model
     assert data["where"]["model"] == HOSTILE
     assert "onerror" not in page.replace(held[1], "")
     name = next(iter(blame.expected))
-    found = np.frombuffer(base64.b64decode(data["expected"][name]["data"]), "<f4").reshape(1, WIDTH)
+    found = np.frombuffer(unzipped(data["expected"][name]["data"]), "<f4").reshape(1, WIDTH)
     np.testing.assert_array_equal(found, blame.expected[name])
 
 
@@ -84,11 +89,20 @@ def test_what_is_too_much_for_a_page_has_none(blame, tmp_path, monkeypatch):
     assert not (write_case(blame, WHERE, tmp_path) / "index.html").exists()
 
 
-def test_what_does_not_answer_has_no_answer_in_its_folder(tmp_path):
-    blame = find_blame(chain(6, np.random.default_rng(5)), X, Planted("n3", trouble=Kind.UNSUPPORTED), Reference())
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (Kind.UNSUPPORTED, "is refused"),
+        (Kind.FAILED, "fails"),
+        (Kind.CRASHED, "crashes the page"),
+        (Kind.TIMED_OUT, "never answers"),
+    ],
+)
+def test_what_does_not_answer_has_no_answer_in_its_folder(tmp_path, trouble, words):
+    blame = find_blame(chain(6, np.random.default_rng(5)), X, Planted("n3", trouble=trouble), Reference())
     folder = write_case(blame, WHERE, tmp_path)
     assert not (folder / "got").exists()
-    assert "is refused" in (folder / "ISSUE.md").read_text()
+    assert words in (folder / "ISSUE.md").read_text()
 
 
 def test_what_was_not_confirmed_is_no_case(blame, tmp_path):
