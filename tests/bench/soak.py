@@ -27,7 +27,7 @@ from tests.bench.matrix.blows import drawn, possible
 from tests.bench.matrix.flat import Point, Slope, slope
 from tests.bench.matrix.progress import duration
 from tests.bench.matrix.soaking import Struck, leftovers, look, scratch_folder, strike
-from tests.bench.matrix.state import RECOVERED, VOID, Log, StateError, parted
+from tests.bench.matrix.state import RECOVERED, VOID, Log, StateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ STATE = ROOT / "build" / "bench" / "soak.jsonl"
 _GUESS_S = 1.8
 _LOOK_EVERY = 25
 #: Growth for each 1000 faults up to which memory counts as flat: MiB, and file descriptors.
-FLAT: Mapping[str, float] = {"rss_mib": 1.0, "pss_mib": 1.0, "fds": 0.5}
+FLAT: Mapping[str, float] = {"held_mib": 1.0, "fds": 0.5}
 #: Faults under which nothing can be said of memory.
 LEAST_FOR_MEMORY = 1000
 _MIB = 1 << 20
@@ -155,11 +155,12 @@ def slopes(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Slope 
         return [
             Point(f"{entry['look']} {entry['spares'] if live else ''}", entry["faults"], entry[name] / unit)
             for entry in looks
-            if entry["live"] is live
+            if entry["live"] is live and name in entry
         ]
 
     warm_up = min(batch, 100)
     return {
+        "held_mib": slope(points("held", _MIB, live=True), warm_up=warm_up),
         "rss_mib": slope(points("rss", _MIB, live=True), warm_up=warm_up),
         "pss_mib": slope(points("pss", _MIB, live=True), warm_up=warm_up),
         "fds": slope(points("fds", 1, live=False), warm_up=warm_up),
@@ -232,8 +233,11 @@ def main(given: Sequence[str] | None = None) -> int:
             log = stack.enter_context(Log(path, about, keep=False))
         except StateError as error:
             raise SystemExit(str(error)) from None
-        for part in options.merge:
-            print(f"{part}: {merge(log, part)} entries taken over")
+        try:
+            for part in options.merge:
+                print(f"{part}: {log.merge(part, key='number')} entries taken over")
+        except StateError as error:
+            raise SystemExit(str(error)) from None
         log.append({"machine": machine(table)})
         _introduce(log, options, left_out)
         try:
@@ -250,27 +254,6 @@ def _named(probe: ProbeResult) -> str:
     """Return what figures of a lane depend on; an adapter of hardware is another lane."""
     name = f"{probe.lane} {probe.version}"
     return f"{name} {probe.adapter}" if probe.evidence is Evidence.HARDWARE else name
-
-
-def merge(log: Log, path: Path) -> int:
-    """Take over what a part of this soak found and this file lacks; return how many entries.
-
-    Raises StateError where the other was measured on something else.
-    """
-    about, entries = parted(path)
-    if about != log.about:
-        raise StateError(f"{path} is of another soak ({about}, here {log.about}): only parts of one can be joined")
-    known = {json.dumps(entry, sort_keys=True) for entry in log.entries}
-    numbers = {entry["number"] for entry in log.entries if "number" in entry}
-    fresh = [
-        entry
-        for entry in entries
-        if entry.get("number") not in numbers and json.dumps(entry, sort_keys=True) not in known
-    ]
-    for entry in fresh:
-        log.append(entry)
-        log.entries.append(entry)
-    return len(fresh)
 
 
 def _introduce(log: Log, options: argparse.Namespace, left_out: Sequence[str]) -> None:

@@ -149,6 +149,10 @@ def _differs(there: Any, here: Any) -> bool:
     return bool(there != here)
 
 
+def _identity(entry: Mapping[str, Any], key: str) -> str:
+    return f"{key} {entry[key]}" if key in entry else json.dumps(entry, sort_keys=True)
+
+
 class Log:
     """An open file of entries, one a line; one process at a time writes to it. ``entries`` are those so far.
 
@@ -205,6 +209,21 @@ class Log:
         self._write(json.dumps(entry))
         if self._keep:
             self.entries.append(dict(entry))
+
+    def merge(self, path: Path, *, key: str) -> int:
+        """Take over what another process found and this file lacks, by ``key`` where an entry has it; return how many.
+
+        Raises StateError where that was measured on something else.
+        """
+        about, entries = parted(path)
+        if about != self.about:
+            raise StateError(f"{path} is of something else ({about}, here {self.about}): only parts of one are joined")
+        known = {_identity(entry, key) for entry in self.entries}
+        fresh = [entry for entry in entries if _identity(entry, key) not in known]
+        for entry in fresh:
+            self._write(json.dumps(entry))
+        self.entries += fresh
+        return len(fresh)
 
     def whole(self) -> list[dict[str, Any]]:
         """Return all entries, as they are on the disk."""
