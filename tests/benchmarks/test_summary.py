@@ -133,6 +133,21 @@ def test_the_rungs_prove_which_strategy_was_in_force(
     assert in_force(one) is proved
 
 
+@pytest.mark.parametrize(
+    ("spare", "rungs", "proved"),
+    [
+        (True, "use_spare,restart_browser", True),
+        (True, "restart_browser", True),
+        (True, "new_page,restart_browser", False),
+        (False, "restart_browser", True),
+        (False, "use_spare,restart_browser", False),
+    ],
+)
+def test_a_spare_that_died_with_the_browser_may_be_tried_before_that_is_known(spare: bool, rungs: str, proved: bool):
+    (one,) = trials(cell(fault="multi_browser", spare=spare), [5.0], symptom="browser_exited", rungs=rungs)
+    assert in_force(one) is proved
+
+
 def test_targets_are_missed_with_the_true_figure():
     spare, peer, cold = cell(spare=True), cell(Arm.RERUN), Cell(Arm.COLD, "nothing", CPU, "none")
     results = [

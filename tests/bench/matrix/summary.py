@@ -100,8 +100,11 @@ def in_force(result: Result) -> bool:
         case Strategy.COORDINATED:
             page_first = result.symptom in {Symptom.SOCKET_CLOSED, Symptom.RESULT_DAMAGED}
             first = [*ladder[:1], spare] if page_first else [spare]
-            spared = result.spare and result.fault != Fault.MULTI_BROWSER  # which takes the spare, too
-            return begun[0] in first if spared else spare not in begun
+            if (
+                result.fault == Fault.MULTI_BROWSER
+            ):  # it takes the spare, too, which may not be known yet when it is tried
+                return begun[0] in {spare, restart} if result.spare else spare not in begun
+            return begun[0] in first if result.spare else spare not in begun
         case Strategy.WORKER_RESTART:
             return set(begun) == {NEW_WORKER}
         case _:
