@@ -135,7 +135,7 @@ class Channel:
             (large if array.nbytes >= LARGE_BYTES and array.dtype.kind not in "UOT" else small)[name] = array
         placed = {name: self.handover.place(path) for name, path in (files or {}).items()}
         placed.update((name, self.handover.place_array(array)) for name, array in large.items())
-        if op == "run":
+        if large:
             body["large"] = [{"dtype": array.dtype.name, "shape": list(array.shape)} for array in large.values()]
         request, effects = self.session.request(
             op,

@@ -110,6 +110,34 @@ class WebAccel:
         work = run_steps(self._lease, model, script, deadline=timeout)
         return self._worker.call(work, deadline=(known + 1) * timeout + self._worker.recovery_s)
 
+    def kernel(
+        self,
+        name: str,
+        *,
+        constants: Mapping[str, int] | None = None,
+        timeout: float = DEADLINE_S,
+        **inputs: Any,
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Return the outputs of one of this project's own kernels, arrays by name; WebGPU lanes have them.
+
+        ``matmul_nbits`` takes ``x``, float32 of shape (rows, k), and ``weights``, a
+        :class:`~pytest_webaccel.engines.packing.Packed` of n rows and k columns, and gives ``y`` of shape (rows, n).
+        ``constants`` are those that its manifest calls tunable. ``timeout`` is in seconds. Faults that were planned
+        strike models, not kernels; a lane that breaks all the same is mended. Raises ConfigurationError for what is not
+        known or what the adapter cannot hold, FeedError for inputs that do not fit, ModelError when it fails.
+        """
+        from pytest_webaccel.engines.kernels import KERNELS
+        from pytest_webaccel.pool.kernels import run_kernel
+
+        if name not in KERNELS:
+            raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
+        try:
+            program = KERNELS[name](**inputs, constants=constants)
+        except TypeError as error:
+            raise ConfigurationError(f"kernel {name}: {error}") from None
+        work = run_kernel(self._lease, program, deadline=timeout)
+        return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)
+
     def check(
         self,
         model: LoadedModel,

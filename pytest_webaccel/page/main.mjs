@@ -32,6 +32,8 @@ const session = new PageSession(
 const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
 const onnx = new OnnxEngine(device);
 const held = new HeldTensors();
+/** The engine `kernels`, fetched when it is first asked for. @type {Promise<import("./kernels.mjs").Kernels> | null} */
+let kernels = null;
 
 /** @type {Record<string, (request: Request) => Promise<Outcome>>} */
 const operations = {
@@ -60,6 +62,11 @@ const operations = {
     const kept = args.keep ?? {};
     const fetched = args.outputs && [...new Set([...args.outputs, ...Object.keys(kept)])];
     return { tensors: held.keep(await onnx.run({ ...args, outputs: fetched }, feeds), kept, args.outputs) };
+  },
+  kernel: async ({ args, tensors, files }) => {
+    kernels ??= import("./kernels.mjs").then(({ Kernels }) => new Kernels(device));
+    const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
+    return (await kernels).run(args, [...tensors, ...large]);
   },
   unload: async ({ args }) => ({ value: await onnx.unload(args.model) }),
   /** Keeps a tensor under a name; `free` forgets those named. */

@@ -290,13 +290,8 @@ class Lease:
             await self.lane.settle()
         chosen = self.lane.here.engine.choose(None if self.lane.guest is not None else build)
         request = Load(self.lane, info, chosen, deadline)
-        # A fault that only runs can see is left for the next of them: a load would find nothing wrong.
-        if not self._suspect and (story := self._take_caused()) is not None:
-            story.model = info.name
-            with told(story):
-                loaded = await self._recover_told(story, request)
-                story.outcome, story.detail = Outcome.RECOVERED, "recovered by the load that followed"
-            return loaded
+        if (story := self._caused_and_seen()) is not None:
+            return await self._recovered_by(story, request, "the load that followed")
         if (plan := self.next_plan(loads=True)) is not None:
             return await self._disturbed_load(plan, request)
         if (here := request.present()) is not None:
@@ -320,6 +315,24 @@ class Lease:
             loaded = await self._under_fault(story, injector, request, answer_bytes=0)
             story.outcome, story.detail = Outcome.RECOVERED, ""
         return loaded
+
+    async def dispatch(self, request: Request[T]) -> T:
+        """Answer the dispatch of a kernel, recovered from a fault by hand that came before it; no plan strikes it."""
+        async with self.transaction("run"):
+            if (story := self._caused_and_seen()) is not None:
+                return await self._recovered_by(story, request, "the kernel that followed")
+            return await self._answer(request)
+
+    def _caused_and_seen(self) -> Story | None:
+        """Return the fault by hand that waits for a request, unless only a run can see it: then it is left for one."""
+        return None if self._suspect else self._take_caused()
+
+    async def _recovered_by(self, story: Story, request: Request[T], what: str) -> T:
+        story.model = request.model_name
+        with told(story):
+            answer = await self._recover_told(story, request)
+            story.outcome, story.detail = Outcome.RECOVERED, f"recovered by {what}"
+        return answer
 
     # -- runs --------------------------------------------------------------------------------
 

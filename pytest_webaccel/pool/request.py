@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.bridge.protocol import Reply
+    from pytest_webaccel.engines.kernels import Program
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.lane import LiveLane
     from pytest_webaccel.pool.station import Station
     from pytest_webaccel.terms import OrtBuild
 
-__all__ = ["Arrays", "Load", "Ping", "Redo", "Request", "Run"]
+__all__ = ["Arrays", "KernelRun", "Load", "Ping", "Redo", "Request", "Run"]
 
 T = TypeVar("T")
 
@@ -167,6 +168,44 @@ class Run(Request["Reply"]):
             self._lane.want(await station.load(self.model.info, self.model.build, deadline=deadline))
         if self._redo is not None:
             self._arrays = await self._redo(station, deadline)
+
+
+class KernelRun(Request["Reply"]):
+    """One dispatch of a kernel. All that it needs is sent with it, so any page of the lane can answer."""
+
+    def __init__(self, lane: LiveLane, program: Program, deadline: float, *, repeats: int = 0) -> None:
+        super().__init__(lane, deadline)
+        self._program = program
+        self._repeats = repeats
+
+    @property
+    def model_name(self) -> str:
+        """Name of the kernel."""
+        return self._program.kernel
+
+    def twin(self) -> KernelRun:
+        """Return the same, not sent yet."""
+        twin = KernelRun(self._lane, self._program, self.deadline, repeats=self._repeats)
+        twin.check = self.check
+        return twin
+
+    def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
+        args, tensors = self._program.to_args(self._repeats), self._program.inputs
+        return station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
+
+    async def _answer(self, station: Station, request_id: int) -> Reply:
+        try:
+            reply = await station.channel.answer(request_id)
+        except RemoteError as error:
+            words = " ".join(str(error).split())
+            raise ModelError(f"kernel {self._program.kernel} failed on {station.lane}: {words}") from error
+        for name, output in self._program.outputs.items():
+            got = reply.tensors.get(name)
+            if got is None or got.dtype.name != output.dtype or got.shape != output.shape:
+                raise ModelError(
+                    f"kernel {self._program.kernel} on {station.lane}: the page sent no {name} of its form"
+                )
+        return reply
 
 
 class Ping(Request["Reply"]):

@@ -1,0 +1,83 @@
+"""What a kernel's folder says of itself: ``kernel.toml`` beside its source."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_webaccel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from importlib.resources.abc import Traversable
+
+__all__ = ["Manifest", "manifest", "names"]
+
+_FILE = "kernel.toml"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Manifest:
+    """A kernel's implementation for one backend.
+
+    ``code`` is its source, ``entry`` the function that is dispatched, ``features`` what the adapter must have, and
+    ``tunable`` the constants that may be tuned, with the values to try, the default first.
+    """
+
+    name: str
+    summary: str
+    code: str
+    entry: str
+    features: Sequence[str]
+    tunable: Mapping[str, Sequence[int]]
+
+    def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Return the tunable constants, those in ``chosen`` in place of the defaults.
+
+        Raises ConfigurationError for one that there is not, or a value that is not among those to try.
+        """
+        values = {name: choices[0] for name, choices in self.tunable.items()}
+        for name, value in (chosen or {}).items():
+            if value not in self.tunable.get(name, ()):
+                known = {name: list(choices) for name, choices in self.tunable.items()}
+                raise ConfigurationError(f"kernel {self.name}: {name}={value!r} cannot be chosen (known: {known})")
+            values[name] = value
+        return values
+
+
+def _root() -> Traversable:
+    """Return the folder of the kernels: within the package where it is installed, beside it in a checkout."""
+    packaged = resources.files("pytest_webaccel") / "kernels"
+    if packaged.is_dir():
+        return packaged
+    return Path(str(resources.files("pytest_webaccel"))).parent / "kernels"
+
+
+def names() -> tuple[str, ...]:
+    """Return the kernels that there are."""
+    return tuple(sorted(folder.name for folder in _root().iterdir() if (folder / _FILE).is_file()))
+
+
+@functools.cache
+def manifest(name: str, backend: str = "webgpu") -> Manifest:
+    """Return a kernel's implementation for a backend; raises ConfigurationError where there is none."""
+    if name not in names():
+        raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(names())})")
+    folder = _root() / name
+    told = tomllib.loads((folder / _FILE).read_text(encoding="utf-8"))
+    section: dict[str, Any] | None = told.get(backend)
+    if section is None:
+        there = [key for key, value in told.items() if isinstance(value, dict)]
+        raise ConfigurationError(f"kernel {name} is not there for {backend} (it is for {', '.join(there)})")
+    return Manifest(
+        name=told["name"],
+        summary=told["summary"],
+        code=(folder / section["file"]).read_text(encoding="utf-8"),
+        entry=section["entry"],
+        features=tuple(section["features"]),
+        tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
+    )

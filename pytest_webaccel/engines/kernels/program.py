@@ -1,0 +1,83 @@
+"""One dispatch of one kernel, with all that the page needs to know."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Output", "Program"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that comes back: its dtype by NumPy's name, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """A kernel with its constants, inputs and outputs; ``bindings`` names them in the shader's order.
+
+    ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``.
+    """
+
+    kernel: str
+    code: str
+    entry: str
+    constants: Mapping[str, int]
+    bindings: Sequence[str]
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: Mapping[str, Output]
+    uniform: Sequence[int]
+    workgroups: tuple[int, int, int]
+
+    def require(self, limits: Mapping[str, int]) -> None:
+        """Raise ConfigurationError, with the limit, where an adapter cannot hold a buffer or dispatch so much."""
+        most = limits.get("maxStorageBufferBindingSize", 0)
+        sizes = {name: array.nbytes for name, array in self.inputs.items()}
+        sizes |= {name: output.nbytes for name, output in self.outputs.items()}
+        for name, size in sizes.items():
+            if most and size > most:
+                raise ConfigurationError(
+                    f"kernel {self.kernel}: {name} takes {size:,} bytes, and this adapter binds at most {most:,} "
+                    "(maxStorageBufferBindingSize). Split the work."
+                )
+        groups = limits.get("maxComputeWorkgroupsPerDimension", 0)
+        if groups and max(self.workgroups) > groups:
+            raise ConfigurationError(
+                f"kernel {self.kernel}: {max(self.workgroups):,} workgroups in one dimension, and this adapter "
+                f"dispatches at most {groups:,} (maxComputeWorkgroupsPerDimension). Split the work."
+            )
+
+    def to_args(self, repeats: int = 0) -> dict[str, Any]:
+        """Return it as the page's operation ``kernel`` takes it, without the inputs; run ``repeats`` times more."""
+        return {
+            "kernel": self.kernel,
+            "code": self.code,
+            "entry": self.entry,
+            "constants": dict(self.constants),
+            "bindings": list(self.bindings),
+            "uniform": list(self.uniform),
+            "outputs": [
+                {"name": name, "dtype": output.dtype, "shape": list(output.shape), "bytes": output.nbytes}
+                for name, output in self.outputs.items()
+            ],
+            "workgroups": list(self.workgroups),
+            "repeats": repeats,
+        }

@@ -1,0 +1,66 @@
+"""Kernels as they are sent: what their manifests say, and what is refused before anything is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_webaccel.engines.kernels import KERNELS, manifest, matmul_nbits
+from pytest_webaccel.engines.kernels.manifest import names
+from pytest_webaccel.engines.packing import quantise
+from pytest_webaccel.errors import ConfigurationError, FeedError
+
+WEIGHTS = quantise(np.ones((70, 200), np.float32), 4)
+X = np.ones((3, 200), np.float32)
+
+
+def test_every_kernel_has_a_manifest_and_what_makes_its_program():
+    assert set(names()) == set(KERNELS)
+    for name in names():
+        made = manifest(name)
+        assert made.name == name
+        assert made.summary
+        assert f"fn {made.entry}(" in made.code
+        for constant, choices in made.tunable.items():
+            assert f"override {constant}: u32 = {choices[0]};" in made.code
+
+
+def test_a_program_covers_every_row_and_column_and_says_what_it_needs():
+    program = matmul_nbits(X, WEIGHTS, constants={"WORKGROUP": 32, "ROW_TILE": 2})
+    assert program.workgroups == (3, 2, 1)
+    assert program.inputs["x"].shape == (3, 224)
+    assert {name: output.shape for name, output in program.outputs.items()} == {"y": (3, 70)}
+    args = program.to_args(5)
+    assert args["outputs"] == [{"name": "y", "dtype": "float32", "shape": [3, 70], "bytes": 840}]
+    assert set(args["bindings"]) == {*program.inputs, *program.outputs, "uniform"}
+    assert args["repeats"] == 5
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"maxStorageBufferBindingSize": 1000}, r"x takes 2,688 bytes, and this adapter binds at most 1,000"),
+        ({"maxComputeWorkgroupsPerDimension": 1}, r"2 workgroups in one dimension.*at most 1 "),
+    ],
+)
+def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
+    program = matmul_nbits(X, WEIGHTS)
+    program.require({"maxStorageBufferBindingSize": 10**9, "maxComputeWorkgroupsPerDimension": 65535})
+    with pytest.raises(ConfigurationError, match=words):
+        program.require(limits)
+
+
+def test_what_is_not_known_is_refused():
+    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: matmul_nbits\)"):
+        manifest("none")
+    with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
+        manifest("matmul_nbits", "cpu")
+    for wrong in ({"BITS": 4}, {"ROW_TILE": 3}):
+        with pytest.raises(ConfigurationError, match=r"cannot be chosen \(known: \{'WORKGROUP'"):
+            matmul_nbits(X, WEIGHTS, constants=wrong)
+
+
+@pytest.mark.parametrize("x", [X.astype(np.float64), X[:, 1:], X[0], X[:0]])
+def test_an_x_that_does_not_fit_is_refused(x):
+    with pytest.raises(FeedError, match=r"x is float32 of shape \[rows, 200\]"):
+        matmul_nbits(x, WEIGHTS)
