@@ -11,8 +11,12 @@ from pytest_webaccel.terms import Browser
 CACHE = cache_root()  # before pytester moves HOME
 
 SUITE = """
+    import math
+
     import numpy
     import pytest
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
 
     from pytest_webaccel.engines.packing import quantise
     from pytest_webaccel.errors import ConfigurationError, FeedError
@@ -45,6 +49,67 @@ SUITE = """
         assert nmse(y, x, weights) < 1e-6
 
 
+    def close(got, right, most=1e-6):
+        right = numpy.asarray(right)
+        assert numpy.square(got - right).sum() <= most**2 * max(numpy.square(right).sum(), 1e-30), (got, right)
+
+
+    LANE = settings(
+        max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    )
+    shapes = st.tuples(st.integers(1, 5), st.integers(1, 300))
+    seeds = st.integers(0, 2**32)
+
+
+    @LANE
+    @given(shape=shapes, seed=seeds, spread=st.sampled_from([1e-3, 1.0, 50.0]), workgroup=st.sampled_from([32, 256]))
+    def test_row_by_row(webaccel, shape, seed, spread, workgroup):
+        chance = numpy.random.default_rng(seed)
+        x = (chance.standard_normal(shape) * spread + 3).astype(numpy.float32)
+        weight, bias = chance.standard_normal((2, shape[1])).astype(numpy.float32)
+        wide = x.astype(numpy.float64)
+        asked = {"constants": {"WORKGROUP": workgroup}}
+
+        normal = (wide - wide.mean(-1, keepdims=True)) / numpy.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+        got = webaccel.kernel("layer_norm", x=x, weight=weight, bias=bias, **asked)["y"]
+        close(got, normal * weight + bias, 1e-4)  # a spread of 1e-3 around 3 has so many digits left
+
+        powers = numpy.exp(wide - wide.max(-1, keepdims=True))
+        close(webaccel.kernel("softmax", x=x, **asked)["y"], powers / powers.sum(-1, keepdims=True), 1e-5)
+        close(webaccel.kernel("silu", x=x, **asked)["y"], wide / (1 + numpy.exp(-wide)))
+        close(webaccel.kernel("gelu", x=x, **asked)["y"], wide / 2 * (1 + numpy.vectorize(math.erf)(wide / 2**0.5)))
+        inner = (2 / numpy.pi) ** 0.5 * (wide + 0.044715 * wide**3)
+        close(webaccel.kernel("gelu", x=x, tanh=True, **asked)["y"], wide / 2 * (1 + numpy.tanh(inner)))
+
+
+    @LANE
+    @given(rows=st.integers(1, 4), heads=st.integers(1, 3), pairs=st.integers(1, 40), seed=seeds, across=st.booleans())
+    def test_rope(webaccel, rows, heads, pairs, seed, across):
+        chance = numpy.random.default_rng(seed)
+        x = chance.standard_normal((rows, heads, 2 * pairs)).astype(numpy.float32)
+        positions = chance.integers(0, 100_000, rows)
+        turns = numpy.exp(1j * positions[:, None] * 10_000.0 ** (-numpy.arange(pairs) / pairs))[:, None]
+        halves = (x[..., 0::2], x[..., 1::2]) if across else (x[..., :pairs], x[..., pairs:])
+        turned = (halves[0] + 1j * halves[1]) * turns
+        right = numpy.empty(x.shape)
+        if across:
+            right[..., 0::2], right[..., 1::2] = turned.real, turned.imag
+        else:
+            right[..., :pairs], right[..., pairs:] = turned.real, turned.imag
+        close(webaccel.kernel("rope", x=x, positions=positions, interleaved=across)["y"], right)
+
+
+    @LANE
+    @given(bits=st.sampled_from([2, 3, 4, 8]), columns=st.integers(1, 140), seed=seeds, zero_points=st.booleans())
+    def test_embedding(webaccel, bits, columns, seed, zero_points):
+        chance = numpy.random.default_rng(seed)
+        weights = chance.standard_normal((9, columns)).astype(numpy.float32)
+        table = quantise(weights, bits, zero_points=zero_points, search="nearest")
+        ids = chance.integers(0, 9, chance.integers(1, 20))
+        got = webaccel.kernel("embedding", ids=ids, table=table)["y"]
+        numpy.testing.assert_allclose(got, table.dequantised()[ids], rtol=1e-6)
+
+
     def test_large_weights_travel_as_files(webaccel):
         x, weights = drawn(2, 1024, 1024, bits=8, search="nearest")
         assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], x, weights) < 1e-6
@@ -54,7 +119,7 @@ SUITE = """
         x, weights = drawn(2, 8, 64, bits=4)
         with pytest.raises(FeedError, match=r"x is float32 of shape \\[rows, 64\\].*got float64"):
             webaccel.kernel("matmul_nbits", x=x.astype(float), weights=weights)
-        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: matmul_nbits\\)"):
+        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: embedding.*softmax\\)"):
             webaccel.kernel("matmul", x=x, weights=weights)
         with pytest.raises(ConfigurationError, match=r"WORKGROUP=7 cannot be chosen"):
             webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"WORKGROUP": 7})
@@ -79,4 +144,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4)
+    result.assert_outcomes(passed=16 + 8 + 4 + 3)

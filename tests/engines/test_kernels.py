@@ -5,8 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import KERNELS, manifest, matmul_nbits
+from pytest_webaccel.engines.kernels import (
+    KERNELS,
+    embedding,
+    gelu,
+    layer_norm,
+    manifest,
+    matmul_nbits,
+    rope,
+    silu,
+    softmax,
+)
 from pytest_webaccel.engines.kernels.manifest import names
+from pytest_webaccel.engines.kernels.program import spread
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
@@ -51,7 +62,7 @@ def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: matmul_nbits\)"):
+    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: embedding, .*softmax\)"):
         manifest("none")
     with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
         manifest("matmul_nbits", "cpu")
@@ -64,3 +75,36 @@ def test_what_is_not_known_is_refused():
 def test_an_x_that_does_not_fit_is_refused(x):
     with pytest.raises(FeedError, match=r"x is float32 of shape \[rows, 200\]"):
         matmul_nbits(x, WEIGHTS)
+
+
+ONES = np.ones((2, 8), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: softmax(ONES.astype(np.float16)), FeedError, r"x is float32 with at least one element; got float16"),
+        (lambda: silu(np.ones((0, 4), np.float32)), FeedError, r"shape \[0, 4\]"),
+        (lambda: gelu(np.float32(1)), FeedError, r"shape \[\]"),
+        (lambda: layer_norm(ONES, ONES[0, :7], ONES[0]), FeedError, r"weight is float32 of shape \[8\].*got.*\[7\]"),
+        (lambda: layer_norm(ONES, ONES[0], ONES), FeedError, r"bias is float32 of shape \[8\]"),
+        (lambda: layer_norm(ONES, ONES[0], ONES[0], epsilon=0), ConfigurationError, r"epsilon=0 is not over 0"),
+        (lambda: rope(ONES, [0, 1]), FeedError, r"x is of shape \[rows, heads, an even dim\]"),
+        (lambda: rope(ONES[:, None, :7], [0, 1]), FeedError, r"an even dim.*got \[2, 1, 7\]"),
+        (lambda: rope(ONES[:, None], [0]), FeedError, r"one a row; got \[2, 1, 8\] and int64 of shape \[1\]"),
+        (lambda: embedding([70], WEIGHTS), FeedError, r"ids from 70 to 70: the table has rows 0 to 69"),
+        (lambda: embedding([-1], WEIGHTS), FeedError, r"ids from -1"),
+        (lambda: embedding([0.5], WEIGHTS), FeedError, r"ids are integers"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(make, kind, words):
+    with pytest.raises(kind, match=words):
+        make()
+
+
+@pytest.mark.parametrize("count", [1, 64, 65, 64 * 65_535, 64 * 65_535 + 1, 10**8])
+def test_workgroups_are_spread_over_what_every_adapter_dispatches(count):
+    stride, (across, down, deep) = spread(count, 64)
+    assert stride == across * 64
+    assert stride * (down - 1) < count <= stride * down
+    assert max(across, down, deep) <= 65_535

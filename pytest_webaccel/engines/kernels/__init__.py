@@ -5,11 +5,26 @@ What runs lies in the folder ``kernels``, a folder a kernel; here is what is sen
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pytest_webaccel.engines.kernels.embedding import embedding
 from pytest_webaccel.engines.kernels.manifest import Manifest, manifest
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
 from pytest_webaccel.engines.kernels.program import Program
+from pytest_webaccel.engines.kernels.rows import gelu, layer_norm, rope, silu, softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 __all__ = ["KERNELS", "Manifest", "Program", "manifest", "matmul_nbits"]
 
 #: What makes the program of a kernel, by its name.
-KERNELS = {"matmul_nbits": matmul_nbits}
+KERNELS: Mapping[str, Callable[..., Program]] = {
+    "embedding": embedding,
+    "gelu": gelu,
+    "layer_norm": layer_norm,
+    "matmul_nbits": matmul_nbits,
+    "rope": rope,
+    "silu": silu,
+    "softmax": softmax,
+}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program
+from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_inputs
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -40,27 +40,10 @@ def matmul_nbits(x: NDArray[Any], weights: Packed, *, constants: Mapping[str, in
         kernel=made.name,
         code=made.code,
         entry=made.entry,
-        constants={
-            "BITS": weights.bits,
-            "GROUP": weights.group,
-            "SCALE_BITS": weights.scales.dtype.itemsize * 8,
-            "HAS_ZEROS": int(weights.zeros is not None),
-            **chosen,
-        },
+        constants={**packed_constants(weights), **chosen},
         bindings=("x", "words", "scales", "zeros", "y", "uniform"),
-        inputs={
-            "x": padded,
-            "words": weights.words,
-            "scales": _words(weights.scales),
-            "zeros": _words(weights.zeros) if weights.zeros is not None else np.zeros(1, np.uint32),
-        },
+        inputs={"x": padded, **packed_inputs(weights)},
         outputs={"y": Output("float32", (rows, columns))},
         uniform=(rows, columns, weights.groups),
         workgroups=(-(-columns // chosen["WORKGROUP"]), -(-rows // chosen["ROW_TILE"]), 1),
     )
-
-
-def _words(array: NDArray[Any]) -> NDArray[np.uint32]:
-    """Return the bytes of ``array`` as words, filled up with zeros."""
-    data = np.ascontiguousarray(array).tobytes()
-    return np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), "<u4").astype(np.uint32)

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Output", "Program"]
+    from pytest_webaccel.engines.packing import Packed
+
+__all__ = ["Output", "Program", "packed_constants", "packed_inputs", "spread", "words_of"]
+
+#: Workgroups that every adapter dispatches in one dimension.
+_MOST_WORKGROUPS = 65_535
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,3 +86,32 @@ class Program:
             "workgroups": list(self.workgroups),
             "repeats": repeats,
         }
+
+
+def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:
+    """Return how many invocations a row of workgroups has, and the workgroups that ``count`` invocations take."""
+    groups = -(-count // workgroup)
+    across = min(groups, _MOST_WORKGROUPS)
+    return across * workgroup, (across, -(-groups // across), 1)
+
+
+def packed_inputs(weights: Packed) -> dict[str, NDArray[np.uint32]]:
+    """Return what kernels bind of packed weights, as words."""
+    zeros = np.zeros(1, np.uint32) if weights.zeros is None else words_of(weights.zeros)
+    return {"words": weights.words, "scales": words_of(weights.scales), "zeros": zeros}
+
+
+def packed_constants(weights: Packed) -> dict[str, int]:
+    """Return the constants that tell kernels how weights are packed."""
+    return {
+        "BITS": weights.bits,
+        "GROUP": weights.group,
+        "SCALE_BITS": weights.scales.dtype.itemsize * 8,
+        "HAS_ZEROS": int(weights.zeros is not None),
+    }
+
+
+def words_of(array: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return the bytes of ``array`` as words, filled up with zeros."""
+    data = np.ascontiguousarray(array).tobytes()
+    return np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), "<u4").astype(np.uint32)

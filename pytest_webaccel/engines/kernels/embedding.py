@@ -1,0 +1,49 @@
+"""Rows of a table of low-bit weights, ``kernels/embedding``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.engines.kernels.manifest import manifest
+from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_inputs, spread
+from pytest_webaccel.errors import FeedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pytest_webaccel.engines.packing import Packed
+
+__all__ = ["embedding"]
+
+
+def embedding(
+    ids: Sequence[int] | NDArray[Any], table: Packed, *, constants: Mapping[str, int] | None = None
+) -> Program:
+    """Return the program of ``table.dequantised()[ids]``: float32 of shape (ids, columns of the table), as ``y``.
+
+    Raises FeedError for ids that are no integers, or no rows of the table.
+    """
+    rows = np.asarray(ids)
+    if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
+        raise FeedError(f"ids are integers, one after the other; got {rows.dtype} of shape {list(rows.shape)}")
+    if rows.min() < 0 or rows.max() >= table.rows:
+        raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {table.rows - 1}")
+    made = manifest("embedding")
+    chosen = made.constants(constants)
+    count = rows.size * table.columns
+    stride, workgroups = spread(count, chosen["WORKGROUP"])
+    return Program(
+        kernel=made.name,
+        code=made.code,
+        entry=made.entry,
+        constants={**packed_constants(table), **chosen},
+        bindings=("ids", "words", "scales", "zeros", "y", "uniform"),
+        inputs={"ids": rows.astype(np.uint32), **packed_inputs(table)},
+        outputs={"y": Output("float32", (rows.size, table.columns))},
+        uniform=(count, stride, table.columns, table.groups),
+        workgroups=workgroups,
+    )

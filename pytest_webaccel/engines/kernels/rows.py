@@ -1,0 +1,147 @@
+"""Kernels that work row by row or element by element: ``layer_norm``, ``softmax``, ``gelu``, ``silu``, ``rope``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.engines.kernels.manifest import manifest
+from pytest_webaccel.engines.kernels.program import Output, Program, spread
+from pytest_webaccel.errors import ConfigurationError, FeedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["gelu", "layer_norm", "rope", "silu", "softmax"]
+
+
+def layer_norm(
+    x: NDArray[Any],
+    weight: NDArray[Any],
+    bias: NDArray[Any],
+    *,
+    epsilon: float = 1e-5,
+    constants: Mapping[str, int] | None = None,
+) -> Program:
+    """Return the program of ``(x - mean) / sqrt(variance + epsilon) * weight + bias`` over the last axis, as ``y``.
+
+    All are float32; ``weight`` and ``bias`` have the length of the last axis of ``x``. Raises FeedError for what does
+    not fit.
+    """
+    _floats("x", x)
+    for name, array in (("weight", weight), ("bias", bias)):
+        if array.dtype != np.float32 or array.shape != x.shape[-1:]:
+            raise FeedError(
+                f"{name} is float32 of shape {list(x.shape[-1:])}, as the last axis of x; got {array.dtype} of shape "
+                f"{list(array.shape)}"
+            )
+    if not epsilon > 0:
+        raise ConfigurationError(f"epsilon={epsilon!r} is not over 0")
+    rows, columns = _rows(x)
+    bits = int(np.float32(epsilon).view(np.uint32))
+    return _program(
+        "layer_norm",
+        {"x": x, "weight": weight, "bias": bias},
+        x.shape,
+        uniform=(rows, columns, bits),
+        workgroups=(rows, 1, 1),
+        constants=constants,
+    )
+
+
+def softmax(x: NDArray[Any], *, constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of the softmax of ``x``, float32, over its last axis, as ``y``."""
+    _floats("x", x)
+    rows, columns = _rows(x)
+    return _program("softmax", {"x": x}, x.shape, uniform=(rows, columns), workgroups=(rows, 1, 1), constants=constants)
+
+
+def gelu(x: NDArray[Any], *, tanh: bool = False, constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of the Gaussian error linear unit of ``x``, float32, as ``y``; ``tanh`` approximates it."""
+    return _each("gelu", x, constants, {"TANH": int(tanh)})
+
+
+def silu(x: NDArray[Any], *, constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of ``x / (1 + exp(-x))`` for float32 ``x``, as ``y``."""
+    return _each("silu", x, constants, {})
+
+
+def rope(
+    x: NDArray[Any],
+    positions: Sequence[int] | NDArray[Any],
+    *,
+    base: float = 10_000.0,
+    interleaved: bool = False,
+    constants: Mapping[str, int] | None = None,
+) -> Program:
+    """Return the program of the rotary position embedding of ``x``, float32 of shape (rows, heads, dim), as ``y``.
+
+    ``positions`` has one for each row. Pair i of a head is (i, i + dim / 2), or (2 i, 2 i + 1) where ``interleaved``.
+    Raises FeedError for what does not fit.
+    """
+    _floats("x", x)
+    where = np.asarray(positions)
+    if x.ndim != 3 or x.shape[2] % 2 or where.shape != x.shape[:1] or where.dtype.kind not in "iu":
+        raise FeedError(
+            f"x is of shape [rows, heads, an even dim], and positions are integers, one a row; got {list(x.shape)} and "
+            f"{where.dtype} of shape {list(where.shape)}"
+        )
+    rows, heads, dim = x.shape
+    angles = where[:, None].astype(np.float64) * base ** (-2 * np.arange(dim // 2) / dim)
+    turns = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
+    count = rows * heads * dim // 2
+    made = manifest("rope").constants(constants)
+    stride, workgroups = spread(count, made["WORKGROUP"])
+    return _program(
+        "rope",
+        {"x": x, "turns": turns},
+        x.shape,
+        uniform=(count, stride, heads, dim // 2),
+        workgroups=workgroups,
+        constants=constants,
+        fixed={"INTERLEAVED": int(interleaved)},
+    )
+
+
+def _each(name: str, x: NDArray[Any], constants: Mapping[str, int] | None, fixed: Mapping[str, int]) -> Program:
+    _floats("x", x)
+    stride, workgroups = spread(x.size, manifest(name).constants(constants)["WORKGROUP"])
+    return _program(
+        name, {"x": x}, x.shape, uniform=(x.size, stride), workgroups=workgroups, constants=constants, fixed=fixed
+    )
+
+
+def _program(
+    name: str,
+    inputs: Mapping[str, NDArray[Any]],
+    shape: tuple[int, ...],
+    *,
+    uniform: Sequence[int],
+    workgroups: tuple[int, int, int],
+    constants: Mapping[str, int] | None,
+    fixed: Mapping[str, int] | None = None,
+) -> Program:
+    made = manifest(name)
+    return Program(
+        kernel=made.name,
+        code=made.code,
+        entry=made.entry,
+        constants={**(fixed or {}), **made.constants(constants)},
+        bindings=(*inputs, "y", "uniform"),
+        inputs=inputs,
+        outputs={"y": Output("float32", shape)},
+        uniform=uniform,
+        workgroups=workgroups,
+    )
+
+
+def _floats(name: str, array: NDArray[Any]) -> None:
+    if array.dtype != np.float32 or array.ndim == 0 or not array.size:
+        raise FeedError(f"{name} is float32 with at least one element; got {array.dtype} of shape {list(array.shape)}")
+
+
+def _rows(x: NDArray[Any]) -> tuple[int, int]:
+    return x.size // x.shape[-1], x.shape[-1]
