@@ -122,9 +122,10 @@ class WebAccel:
 
         ``matmul_nbits`` takes ``x``, float32 of shape (rows, k), and ``weights``, a
         :class:`~pytest_webaccel.engines.packing.Packed` of n rows and k columns, and gives ``y`` of shape (rows, n);
-        for the others see what makes their programs in :mod:`pytest_webaccel.engines.kernels`. ``constants`` are those that its manifest calls tunable. ``timeout`` is in seconds. Faults that were planned
-        strike models, not kernels; a lane that breaks all the same is mended. Raises ConfigurationError for what is not
-        known or what the adapter cannot hold, FeedError for inputs that do not fit, ModelError when it fails.
+        for the others see what makes their programs in :mod:`pytest_webaccel.engines.kernels`. ``constants`` are those
+        that a manifest calls tunable. ``timeout`` is in seconds. Faults that were planned strike models, not kernels; a
+        lane that breaks all the same is mended. Raises ConfigurationError for what is not known or what the adapter
+        cannot hold, FeedError for inputs that do not fit, ModelError when it fails.
         """
         from pytest_webaccel.engines.kernels import KERNELS
         from pytest_webaccel.pool.kernels import run_kernel
