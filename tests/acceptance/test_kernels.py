@@ -19,6 +19,7 @@ SUITE = """
     from hypothesis import strategies as st
 
     from pytest_webaccel.engines.packing import quantise
+    from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
     from pytest_webaccel.errors import ConfigurationError, FeedError
 
 
@@ -110,6 +111,34 @@ SUITE = """
         numpy.testing.assert_allclose(got, table.dequantised()[ids], rtol=1e-6)
 
 
+    @LANE
+    @given(
+        form=st.builds(
+            CacheForm,
+            heads=st.integers(1, 3),
+            dim=st.sampled_from([8, 40, 64]),
+            bits=st.sampled_from([2, 3, 4, 8]),
+            group=st.sampled_from([32, 64]),
+            window=st.sampled_from([0, 33]),
+            keys=st.sampled_from(KeyScales),
+        ),
+        tokens=st.integers(1, 150),
+        evicted=st.sampled_from([0, 40]),
+        seed=seeds,
+        workgroup=st.sampled_from([32, 128]),
+    )
+    def test_attention(webaccel, form, tokens, evicted, seed, workgroup):
+        chance = numpy.random.default_rng(seed)
+        cache = KVCache(form)
+        cache.append(*chance.standard_normal((2, tokens, form.heads, form.dim)).astype(numpy.float32))
+        cache.evict(evicted)
+        if not len(cache):
+            return
+        query = (chance.standard_normal((form.heads, form.dim)) * 4).astype(numpy.float32)
+        got = webaccel.kernel("attention", query=query, cache=cache, constants={"WORKGROUP": workgroup})["y"]
+        close(got, attention(query, cache.keys(), cache.values()), 1e-4)
+
+
     def test_large_weights_travel_as_files(webaccel):
         x, weights = drawn(2, 1024, 1024, bits=8, search="nearest")
         assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], x, weights) < 1e-6
@@ -119,7 +148,7 @@ SUITE = """
         x, weights = drawn(2, 8, 64, bits=4)
         with pytest.raises(FeedError, match=r"x is float32 of shape \\[rows, 64\\].*got float64"):
             webaccel.kernel("matmul_nbits", x=x.astype(float), weights=weights)
-        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: embedding.*softmax\\)"):
+        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: attention.*softmax\\)"):
             webaccel.kernel("matmul", x=x, weights=weights)
         with pytest.raises(ConfigurationError, match=r"WORKGROUP=7 cannot be chosen"):
             webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"WORKGROUP": 7})
@@ -144,4 +173,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4 + 3)
+    result.assert_outcomes(passed=16 + 8 + 4 + 4)

@@ -7,6 +7,7 @@ import pytest
 
 from pytest_webaccel.engines.kernels import (
     KERNELS,
+    attention,
     embedding,
     gelu,
     layer_norm,
@@ -19,6 +20,7 @@ from pytest_webaccel.engines.kernels import (
 from pytest_webaccel.engines.kernels.manifest import names
 from pytest_webaccel.engines.kernels.program import spread
 from pytest_webaccel.engines.packing import quantise
+from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
 WEIGHTS = quantise(np.ones((70, 200), np.float32), 4)
@@ -62,7 +64,7 @@ def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: embedding, .*softmax\)"):
+    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: attention, .*softmax\)"):
         manifest("none")
     with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
         manifest("matmul_nbits", "cpu")
@@ -78,6 +80,13 @@ def test_an_x_that_does_not_fit_is_refused(x):
 
 
 ONES = np.ones((2, 8), np.float32)
+WIDE = np.ones((1, 1, 600), np.float32)
+
+
+def whole(tokens: np.ndarray) -> KVCache:
+    cache = KVCache(CacheForm(heads=tokens.shape[1], dim=tokens.shape[2]))
+    cache.append(tokens, tokens)
+    return cache
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,13 @@ ONES = np.ones((2, 8), np.float32)
         (lambda: embedding([70], WEIGHTS), FeedError, r"ids from 70 to 70: the table has rows 0 to 69"),
         (lambda: embedding([-1], WEIGHTS), FeedError, r"ids from -1"),
         (lambda: embedding([0.5], WEIGHTS), FeedError, r"ids are integers"),
+        (lambda: attention(ONES, KVCache(CacheForm(heads=2, dim=8))), FeedError, r"the cache holds no token"),
+        (
+            lambda: attention(ONES, KVCache(CacheForm(heads=2, dim=9))),
+            FeedError,
+            r"shape \[2, 9\].*got float32.*\[2, 8\]",
+        ),
+        (lambda: attention(WIDE[0], whole(WIDE)), ConfigurationError, r"600 channels are more than 8 x WORKGROUP=64"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(make, kind, words):

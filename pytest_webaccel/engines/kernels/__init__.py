@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_webaccel.engines.kernels.attention import attention
 from pytest_webaccel.engines.kernels.embedding import embedding
 from pytest_webaccel.engines.kernels.manifest import Manifest, manifest
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
@@ -20,6 +21,7 @@ __all__ = ["KERNELS", "Manifest", "Program", "manifest", "matmul_nbits"]
 
 #: What makes the program of a kernel, by its name.
 KERNELS: Mapping[str, Callable[..., Program]] = {
+    "attention": attention,
     "embedding": embedding,
     "gelu": gelu,
     "layer_norm": layer_norm,
