@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from pytest_webaccel.bridge.channel import LARGE_BYTES
 from pytest_webaccel.errors import ModelError
 from pytest_webaccel.pool.undoing import undo_holding, undo_load
 from pytest_webaccel.terms import Symptom
@@ -52,6 +53,17 @@ def test_a_load_cut_short_leaves_no_model_behind():
             assert await contents(lease) == PAGE_EMPTY
             assert home.transactions == [("load", "started"), ("load", "rolled_back")]
             assert home.journal.statistics().undone == 1
+
+    live(body)
+
+
+def test_a_tensor_that_travels_as_a_file_is_held_like_any_other():
+    async def body(home):
+        large = np.ones(LARGE_BYTES // 8 + 1)
+        async with home.lease() as lease:
+            await lease.load(models.scaled_sum(), None, deadline=30)
+            await lease.lane.here.hold("large", large, deadline=30)
+            assert (await contents(lease))["held"] == {"count": 1, "bytes": large.nbytes}
 
     live(body)
 
