@@ -1,6 +1,12 @@
 // The lane's accelerator as the page sees it: acquired with a deadline, watched for loss, renewed.
 
 const ACQUIRE_MS = 15_000;
+/** What a device is asked for as large as the adapter has it; else it would have the least that every adapter has. */
+const LIMITS = /** @type {const} */ ([
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+]);
 
 /**
  * Awaits `promise` no longer than `ms`: any await on the GPU can hang for ever after a crash.
@@ -79,7 +85,8 @@ export class LaneDevice {
   async renewGpu(generation) {
     const adapter = await within(navigator.gpu.requestAdapter(), ACQUIRE_MS, "requestAdapter");
     if (!adapter) throw new Error("requestAdapter answered null: no WebGPU adapter");
-    const device = await within(adapter.requestDevice(), ACQUIRE_MS, "requestDevice");
+    const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, Number(adapter.limits[name])]));
+    const device = await within(adapter.requestDevice({ requiredLimits }), ACQUIRE_MS, "requestDevice");
     this.watch(device, generation);
     device.queue.submit([]);
     await within(device.queue.onSubmittedWorkDone(), ACQUIRE_MS, "onSubmittedWorkDone");

@@ -18,7 +18,7 @@ SUITE = """
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
-    from pytest_webaccel.engines.packing import quantise
+    from pytest_webaccel.engines.packing import Packed, quantise
     from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
     from pytest_webaccel.errors import ConfigurationError, FeedError
 
@@ -144,6 +144,14 @@ SUITE = """
         assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], x, weights) < 1e-6
 
 
+    def test_more_than_the_least_that_every_adapter_binds(webaccel):
+        words = numpy.full((34_000, 1024), 0x80818283, numpy.uint32)
+        table = Packed(8, 128, 4096, words, numpy.ones((34_000, 32), numpy.float16))
+        assert words.nbytes > 128 << 20
+        y = webaccel.kernel("embedding", ids=[0, 33_999], table=table)["y"]
+        assert y[:, :4].tolist() == [[3, 2, 1, 0]] * 2
+
+
     def test_bad_input(webaccel):
         x, weights = drawn(2, 8, 64, bits=4)
         with pytest.raises(FeedError, match=r"x is float32 of shape \\[rows, 64\\].*got float64"):
@@ -173,4 +181,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4 + 4)
+    result.assert_outcomes(passed=16 + 8 + 4 + 5)
