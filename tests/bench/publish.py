@@ -2,7 +2,8 @@
 
 A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
 under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
-state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine.
+state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are kept
+likewise.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any
 
 from tests.bench.matrix.figure import svg
 from tests.bench.matrix.markdown import section
-from tests.bench.matrix.state import Result, read
+from tests.bench.matrix.state import parted, read
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.md"
 TRIALS = ROOT / "build" / "bench" / "recovery.jsonl"
+FAULTS = ROOT / "build" / "bench" / "soak.jsonl"
 #: Bytes up to which packed trials are kept.
 MOST_BYTES = 2_000_000
 
@@ -65,10 +67,9 @@ def impersonal(data: Any) -> Any:
     return told
 
 
-def packed(header: dict[str, Any], results: list[Result]) -> bytes:
-    """Return a state file, packed; the same trials, the same bytes."""
-    entries = [{"header": header}, *(result.to_json() for result in results)]
-    lines = "".join(json.dumps(impersonal(entry)) + "\n" for entry in entries)
+def packed(header: dict[str, Any], entries: list[dict[str, Any]]) -> bytes:
+    """Return a state file, packed; the same entries, the same bytes."""
+    lines = "".join(json.dumps(impersonal(entry)) + "\n" for entry in [{"header": header}, *entries])
     return gzip.compress(lines.encode(), mtime=0)
 
 
@@ -82,20 +83,39 @@ def publish_matrix(data: dict[str, Any], trials: Path) -> str:
     data = impersonal(data)
     (folder / "recovery.json").write_text(json.dumps(data, indent=1) + "\n")
     (RESULTS.parent / "images" / "recovery-matrix.svg").write_text(svg(results))
-    whole, kept = packed(header, results), folder / "recovery-trials.jsonl.gz"
-    if len(whole) <= MOST_BYTES:
-        kept.write_bytes(whole)
-    else:
-        kept.unlink(missing_ok=True)
-        print(f"the trials, packed, are {len(whole)} bytes: more than {MOST_BYTES}, so they are left out")
+    keep(packed(header, [result.to_json() for result in results]), folder / "recovery-trials.jsonl.gz")
     return section(data, results)
 
 
-def publish(paths: list[str], trials: Path = TRIALS) -> None:
+def keep(whole: bytes, path: Path) -> None:
+    """Write what was measured, packed, unless it is too much for a repository."""
+    if len(whole) <= MOST_BYTES:
+        path.write_bytes(whole)
+    else:
+        path.unlink(missing_ok=True)
+        print(f"{path.name} would have {len(whole)} bytes: more than {MOST_BYTES}, so it is left out")
+
+
+def publish_soak(data: dict[str, Any], faults: Path) -> str:
+    """Write the faults of a soak, from which it can go on; return its Markdown."""
+    header, entries = parted(faults)
+    if sum("number" in entry for entry in entries) != data["rows"][0]["n"]:
+        raise SystemExit(f"{faults} does not hold the faults of this row: name the right file with --faults")
+    keep(packed(header, entries), RESULTS.parent / "data" / "soak-faults.jsonl.gz")
+    return table(data)
+
+
+def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> None:
     text = RESULTS.read_text()
     for path in paths:
         data = json.loads(Path(path).read_text())
-        body = publish_matrix(data, trials) if data["benchmark"] == "recovery" else table(data)
+        match data["benchmark"]:
+            case "recovery":
+                body = publish_matrix(data, trials)
+            case "soak":
+                body = publish_soak(data, faults)
+            case _:
+                body = table(data)
         text = put(text, data["benchmark"], body)
     RESULTS.write_text(text)
 
@@ -104,5 +124,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.bench.publish")
     parser.add_argument("files", nargs="+", help="what benchmarks wrote with --out")
     parser.add_argument("--trials", type=Path, default=TRIALS, help="the state file of the recovery matrix")
+    parser.add_argument("--faults", type=Path, default=FAULTS, help="the state file of the soak")
     options = parser.parse_args(sys.argv[1:])
-    publish(options.files, options.trials)
+    publish(options.files, options.trials, options.faults)
