@@ -2,8 +2,8 @@
 
 A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
 under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
-state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are kept
-likewise.
+state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are
+kept likewise.
 """
 
 from __future__ import annotations
