@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from pytest_webaccel.errors import ConfigurationError
+
 __all__ = ["ADAPTER_VARIABLE", "Setting", "chromium_arguments", "chromium_settings", "has_gpu"]
 
 #: Environment variable that, set to ``software``, keeps browsers off a GPU that is there.
@@ -88,10 +90,16 @@ def has_gpu(devices: Path = Path("/dev")) -> bool:
     """Return whether a GPU may be present: a device node on Linux, always assumed elsewhere.
 
     Only decides which adapter is asked for. Whether it is hardware is for the probe to say. Never where
-    PYTEST_WEBACCEL_ADAPTER is ``software``: some drivers compute and cannot serve a browser.
+    PYTEST_WEBACCEL_ADAPTER is ``software``: some drivers compute and cannot serve a browser. Raises ConfigurationError
+    for another word there than ``auto``.
     """
-    if os.environ.get(ADAPTER_VARIABLE, "").strip().lower() == "software":
-        return False
+    match os.environ.get(ADAPTER_VARIABLE, "").strip().lower():
+        case "software":
+            return False
+        case "" | "auto":
+            pass
+        case other:
+            raise ConfigurationError(f"{ADAPTER_VARIABLE}={other!r} is not known (known: auto, software)")
     if sys.platform != "linux":
         return True
     return (

@@ -167,10 +167,12 @@ class Expectations:
 def updated(known: Expectations, rows: Iterable[ConformanceRow]) -> Expectations:
     """Return ``known`` with what ``rows`` found in place of what was expected of those tests; others stay.
 
-    A place that is new begins with what stood in for it. A reason by hand stays where its kind does.
+    A place that is new begins with what stood in for it. A reason by hand stays where its kind does. What a section was
+    seen with changes where all of its lines were looked at.
     """
     places = {place: dict(section) for place, section in known.places.items()}
     seen = dict(known.seen)
+    ran: dict[Place, set[str]] = {}
     for row in rows:
         place = Place(row.lane, row.build, row.version)
         if place not in places:
@@ -178,11 +180,17 @@ def updated(known: Expectations, rows: Iterable[ConformanceRow]) -> Expectations
             places[place] = {} if older is None else dict(known.places[older])
         if row.suite and row.browser:
             seen[place] = Seen(row.suite, row.browser, str(row.evidence))
+            ran.setdefault(place, set()).add(row.case)
         section, kind = places[place], Kind(row.kind)
         if kind is Kind.AGREES:
             section.pop(row.case, None)
         elif not (there := section.get(row.case, AGREES)).by_hand or there.kind is not kind:
             section[row.case] = Expectation(kind, _reason(row.detail))
+    for place, cases in ran.items():
+        if set(places[place]) - cases:  # lines that it did not look at were seen with something else
+            seen.pop(place)
+            if place in known.seen:
+                seen[place] = known.seen[place]
     return Expectations(places, seen)
 
 

@@ -87,11 +87,19 @@ SHAPE_OPERATORS = frozenset(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OrtCopy:
-    """A copy of onnxruntime-web: its ``dist`` folder, its version, and the path the bridge serves it under."""
+    """A copy of onnxruntime-web: its ``dist`` folder, its version, and the path the bridge serves it under.
+
+    Of several copies of one version the second is ``1.30.0+2``, and so on; ``released`` is what all of them are.
+    """
 
     folder: Path
     version: str
     base: str
+
+    @property
+    def released(self) -> str:
+        """The version under which it was published."""
+        return self.version.partition("+")[0]
 
     def module(self, build: OrtBuild) -> str:
         """Return the file of ``build``; raises ModelError saying what is there instead."""

@@ -134,7 +134,7 @@ class WebAccel:
             raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
         try:
             program = KERNELS[name](**inputs, constants=constants)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:  # an input of another kind altogether
             raise ConfigurationError(f"kernel {name}: {error}") from None
         work = run_kernel(self._lease, program, deadline=timeout)
         return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)

@@ -127,7 +127,7 @@ class Parity:
         if asked.blame and (failed or not comparison.agrees):
             blamed, story = self._blamed(comparison, loaded, failed, model, sets, asked)
             told += story
-        self._record(comparison, loaded, failed, model, blamed)
+        self._record(comparison, loaded, failed, model, answers[reference][0], blamed)
         assert comparison.agrees, "\n".join(told)
         if failed:
             raise ModelError("\n".join(told)) from next(iter(failed.values())).error
@@ -299,6 +299,7 @@ class Parity:
         loaded: Mapping[str, LoadedModel],
         failed: Mapping[str, _FailedError],
         model: LoadedModel,
+        expected: Arrays,
         blamed: Mapping[str, Blame],
     ) -> None:
         name, reference = model.info.name, comparison.reference
@@ -312,8 +313,8 @@ class Parity:
                 )
         for lane in failed:
             operator = blamed[lane].operator if lane in blamed else ""
-            for info in model.info.outputs:
-                self._records.parity(Lane.parse(lane), name, info.name, reference, NO_ANSWER, blamed=operator)
+            for output in expected:
+                self._records.parity(Lane.parse(lane), name, output, reference, NO_ANSWER, blamed=operator)
 
     def _case_name(self, model: LoadedModel, lane: str) -> str:
         """Return the folder of a case: models of one name, tests and versions of the engine each have their own."""

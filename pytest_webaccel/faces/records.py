@@ -49,6 +49,7 @@ class Records:
         self._worker = worker
         self._test_id = test_id
         self._manner = manner
+        self._placed: set[tuple[Lane, str]] = set()
 
     def measure(self, lane: Lane, metric: str, value: float, unit: str, model: str) -> None:
         """Record a figure of a lane."""
@@ -69,7 +70,20 @@ class Records:
         )
 
     def placement(self, lease: Lease, model: LoadedModel) -> None:
-        """Record where the nodes of a model ran on a lane; under strict, raises ModelError where some fell back."""
+        """Record, once a test, where the nodes of a model ran; under strict, raises ModelError where some fell back."""
+        lane, placement = lease.lane.name, model.placement
+        fallen = sum(placement.fallbacks.values())
+        if (lane, model.key) not in self._placed and model.key not in lease.placed:
+            self._write_placement(lease, model)
+        self._placed.add((lane, model.key))
+        lease.placed.add(model.key)
+        if fallen and self._manner.strict:
+            raise ModelError(
+                f"model {model.info} on {lane}: silent fallback to wasm: {placement.describe()}. Without "
+                "--webaccel-strict this is recorded and shown, not failed."
+            )
+
+    def _write_placement(self, lease: Lease, model: LoadedModel) -> None:
         lane, placement = lease.lane.name, model.placement
         for provider, nodes in placement.nodes.items():
             self.measure(lane, f"nodes_on_{provider}", nodes, "nodes", model.info.name)
@@ -88,15 +102,8 @@ class Records:
                     names=list(placement.names.get(provider, ())),
                 )
             )
-        fallen = sum(placement.fallbacks.values())
-        if not fallen:
-            return
-        self.measure(lane, "nodes_fallen_back", fallen, "nodes", model.info.name)
-        if self._manner.strict:
-            raise ModelError(
-                f"model {model.info} on {lane}: silent fallback to wasm: {placement.describe()}. Without "
-                "--webaccel-strict this is recorded and shown, not failed."
-            )
+        if fallen := sum(placement.fallbacks.values()):
+            self.measure(lane, "nodes_fallen_back", fallen, "nodes", model.info.name)
 
     def parity(
         self,

@@ -87,7 +87,8 @@ class LaneRunner:
         self._lease.lane.distrust(f"a model broke it: {error}"[:300])
         self._call(self._lease.lane.settle())
         damage = error.damage if isinstance(error, DamagedLaneError | GivenUpError) else None
-        hung = damage is not None and damage.symptom is Symptom.DEADLINE_PASSED
+        # a page that computes for ever is silent, and that may be noticed first
+        hung = damage is not None and damage.symptom in {Symptom.DEADLINE_PASSED, Symptom.HEARTBEAT_MISSED}
         return Ran({}, Kind.TIMED_OUT if hung else Kind.CRASHED, str(error))
 
     def surroundings(self, model: str) -> Surroundings:
@@ -98,7 +99,7 @@ class LaneRunner:
             lane=str(lane.name),
             browser=f"{probe.lane.browser} {probe.version}",
             adapter=probe.adapter,
-            engine=engine.ort.version,
+            engine=engine.ort.released,
             module=engine.ort.module(engine.choose(self._build)),
             provider=PROVIDERS[lane.name.backend],
             system=f"{platform.system()} {platform.machine()}",

@@ -1,6 +1,6 @@
 // Engine `kernels` on WebGPU: one compute shader, its buffers, its answer. What is computed is said by the server.
 
-import { OperationError } from "./onnx.mjs";
+import { OperationError, asOperationError } from "./onnx.mjs";
 
 /** @typedef {{name: string, dtype: string, shape: number[], bytes: number}} Output */
 /**
@@ -10,6 +10,7 @@ import { OperationError } from "./onnx.mjs";
 
 const LEAST_BYTES = 16; // a binding of nothing is none
 const BYTES_OF_COPY = 4;
+const LOSS_MS = 200;
 
 export class Kernels {
   /** @param {import("./device.mjs").LaneDevice} device */
@@ -30,7 +31,14 @@ export class Kernels {
     if (!gpu) throw new OperationError("unsupported", "this lane has no WebGPU device");
     if (this.generation !== this.device.generation) this.pipelines.clear();
     this.generation = this.device.generation;
-    return Promise.race([this.onDevice(gpu, program, tensors), this.device.lost]);
+    try {
+      return await Promise.race([this.onDevice(gpu, program, tensors), this.device.lost]);
+    } catch (error) {
+      // A lost device fails what is asked of it before it says that it is lost.
+      const late = new Promise((resolve) => setTimeout(resolve, LOSS_MS));
+      const lost = await Promise.race([this.device.lost.catch((/** @type {unknown} */ reason) => reason), late]);
+      throw asOperationError("kernel", lost ?? error);
+    }
   }
 
   /** @param {GPUDevice} gpu @param {Program} program @param {{name: string, data: ArrayBuffer}[]} tensors */

@@ -314,7 +314,7 @@ function outTensor(name, tensor) {
 }
 
 /** @param {string} kind @param {unknown} error */
-function asOperationError(kind, error) {
+export function asOperationError(kind, error) {
   if (error instanceof OperationError) return error;
   if (error instanceof DeviceLost) return new OperationError("device_lost", error.message);
   // an Emscripten abort throws a number: the address of a C++ exception that nobody can read any more

@@ -28,7 +28,7 @@ from pytest_webaccel.parity.inline import inlined
 from pytest_webaccel.parity.operators import allowance, scaled
 from pytest_webaccel.parity.search import narrow
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
-from pytest_webaccel.parity.verdict import Kind, Ran, Verdict, judged
+from pytest_webaccel.parity.verdict import Kind, Ran, Verdict, alike, judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -139,12 +139,12 @@ def find_blame(
     return dataclasses.replace(blame, runs=counted.runs, seconds=spent, cut_short=counted.cut_short)
 
 
-def _blanked(blame: Blame, lane: Runner, reference: Runner, *, fallbacks: bool) -> Blame:
+def _blanked(blame: Blame, lane: _Counted, reference: Runner, *, fallbacks: bool) -> Blame:
     """Return the same case with zeros for its larger weights, where it is no wrong answer and fails with them as well.
 
     Whoever files it gives less away, and it packs to next to nothing.
     """
-    if not blame.confirmed or blame.whole.kind in {Kind.WRONG, Kind.NOT_FINITE}:
+    if not blame.confirmed or blame.whole.kind in {Kind.WRONG, Kind.NOT_FINITE} or lane.over:
         return blame
     import onnx
 
@@ -173,9 +173,14 @@ class _Counted:
         self.runs = 0
         self.cut_short = False
 
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._until
+
     def spent(self) -> bool:
         """Whether the time is over; that it is asked means that the search would have gone on."""
-        over = time.monotonic() >= self._until
+        over = self.over
         self.cut_short = self.cut_short or over
         return over
 
@@ -261,7 +266,7 @@ class _Search:
             raise ModelError(f"{self._lane.name} cannot be asked: {verdict.detail}")
         if verdict.kind not in {Kind.AGREES, Kind.FELL_BACK}:
             second = self._lane.run(data, self._feeds)
-            if second.trouble is not ran.trouble or (ran.trouble is None and not _same(ran, second)):
+            if not alike(second.trouble, ran.trouble) or (ran.trouble is None and not _same(ran, second)):
                 raise NondeterministicError(
                     f"{self._lane.name} answers the same feeds differently each time ({_how(ran)}, then "
                     f"{_how(second)}), so no operator can be blamed for it: look for a race, or for memory that is not "
@@ -383,7 +388,7 @@ class _Search:
 
     def _inside(self, blame: Blame) -> Blame:
         """Go on inside what is left: a branch that was taken, a function of the model, what its constants come from."""
-        if not blame.confirmed or self._lane.spent():
+        if not blame.confirmed:
             return blame
         import onnx
 
@@ -391,7 +396,7 @@ class _Search:
         try:
             model = inlined(blame.model, blame.feeds, self._reference) or part
             inner = Graph(model, every=True)
-            if len(inner) <= len(blame.steps):
+            if len(inner) <= len(blame.steps) or self._lane.spent():
                 return blame
             found = self._among(inner, blame.feeds).found()
         except ModelError:  # it cannot be taken apart; what was found stands

@@ -77,6 +77,7 @@ def write_case(blame: Blame, surroundings: Surroundings, folder: Path) -> Path:
         "detail": blame.verdict.detail,
         "confirmed": blame.confirmed,
         "blank": blame.blank,
+        "cut_short": blame.cut_short,
         "runs": blame.runs,
         "seconds": round(blame.seconds, 1),
         "reference": blame.reference,
@@ -139,6 +140,7 @@ def _issue(blame: Blame, where: Surroundings) -> str:
     found = (
         f"Found by parts: {blame.runs} runs, {len(blame.steps)} of {blame.total} steps left; "
         f"{'seen to fail alone twice' if blame.confirmed else 'not confirmed'}."
+        f"{' The time for the search was over then: a smaller part may fail as well.' if blame.cut_short else ''}"
     )
     lines = [
         f"# {_code(blame.operator[:80])} {does[0]} with the {_code(where.provider)} execution provider",

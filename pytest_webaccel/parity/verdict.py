@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.parity.tolerance import Tolerance
 
-__all__ = ["Kind", "Ran", "Runner", "Verdict", "judged"]
+__all__ = ["Kind", "Ran", "Runner", "Verdict", "alike", "judged"]
 
 
 class Kind(enum.StrEnum):
@@ -74,8 +74,8 @@ class Verdict:
     got: Mapping[str, NDArray[Any]] = dataclasses.field(default_factory=dict)
 
     def is_like(self, other: Verdict) -> bool:
-        """Whether both are troubles of one sort; an answer that is not finite is a wrong one."""
-        return self.kind is not Kind.NOT_ASKED and _sort(self.kind) is _sort(other.kind)
+        """Whether both are troubles of one sort: see :func:`alike`."""
+        return self.kind is not Kind.NOT_ASKED and alike(self.kind, other.kind)
 
 
 def judged(
@@ -103,5 +103,12 @@ def _spoilt(expected: NDArray[Any], got: NDArray[Any]) -> bool:
     return bool(np.any(np.isfinite(expected) & ~np.isfinite(got)))
 
 
-def _sort(kind: Kind) -> Kind:
-    return Kind.WRONG if kind is Kind.NOT_FINITE else kind
+def alike(one: Kind | None, two: Kind | None) -> bool:
+    """Whether two troubles are of one sort: an answer that is not finite is a wrong one, what hangs may as well crash.
+
+    Which of the latter two it is depends on who notices first.
+    """
+    return _SORTS.get(one, one) is _SORTS.get(two, two)
+
+
+_SORTS: Mapping[Kind | None, Kind] = {Kind.NOT_FINITE: Kind.WRONG, Kind.TIMED_OUT: Kind.CRASHED}

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["section"]
 
-#: Most rows of one table; a report of a long run stays a page that opens.
-
 _EMPTY = (
     "No faults were planned in this run, so there is no recovery to show. Cause some with "
     "<code>--webaccel-fault browser_crash@mid_request</code> over the whole run, or with "

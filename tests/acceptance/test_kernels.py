@@ -164,6 +164,16 @@ SUITE = """
             webaccel.kernel("matmul_nbits", x=x, weights=weights, y=x)
 
 
+    def test_a_device_that_was_lost_when_nobody_looked_is_mended(webaccel, _webaccel_lease, _webaccel_worker):
+        x, weights = drawn(2, 8, 64, bits=3)
+        before = webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"]
+        channel = _webaccel_lease.lane.here.channel
+        _webaccel_worker.call(channel.request("harm", {"kind": "device_destroyed"}, deadline=10), deadline=10)
+        numpy.testing.assert_allclose(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], before, rtol=1e-6)
+        with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits: 'int' object has no attribute"):
+            webaccel.kernel("matmul_nbits", x=x, weights=3)
+
+
     @pytest.mark.parametrize("fault", ["browser_crash", "device_destroyed"])
     def test_a_lane_that_broke_is_mended(webaccel, webaccel_faults, fault):
         x, weights = drawn(2, 8, 64, bits=3)
@@ -181,4 +191,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4 + 5)
+    result.assert_outcomes(passed=16 + 8 + 4 + 6)

@@ -92,6 +92,8 @@ class Soak:
         """Cause what is left of the faults; return how it ended."""
         known = {entry["number"] for entry in self._log.entries if "number" in entry}
         left = [number for number in numbers_of(self._options) if number not in known]
+        if left and time.monotonic() < until:
+            self._log.append({"machine": machine(self._table)})
         for first in range(0, len(left), self._options.batch):
             numbers = left[first : first + self._options.batch]
             # Every other worker keeps a warm spare, so that both ways of recovering are worn.
@@ -217,6 +219,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.quick:
         options.faults, options.batch = min(options.faults, 40), 20
         options.minutes = min(options.minutes or 1.5, 1.5)
+    numbers_of(options)  # a part that is none is said before anything is made
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     lanes = [Lane.parse(name) for name in options.lanes.split(",") if name]
     whole = lanes_table(sorted({lane.browser for lane in lanes} or {Browser.CHROMIUM}))
@@ -238,7 +241,6 @@ def main(given: Sequence[str] | None = None) -> int:
                 print(f"{part}: {log.merge(part, key='number')} entries taken over")
         except StateError as error:
             raise SystemExit(str(error)) from None
-        log.append({"machine": machine(table)})
         _introduce(log, options, left_out)
         try:
             until = begun + options.minutes * 60 if options.minutes is not None else float("inf")
@@ -284,7 +286,7 @@ def _finish(log: Log, table: Sequence[ProbeResult], options: argparse.Namespace,
     )
     for reason, count in reasons.most_common(10):
         print(f"  {count} x not recovered or void: {reason}")
-    told = verdicts(row, options.faults)
+    told = verdicts(row, len(numbers_of(options)))
     for what, well in told.items():
         print(f"{'yes' if well else 'NO'}: {what}")
     if options.out:

@@ -42,6 +42,17 @@ def test_parts_are_joined_once_and_every_machine_is_counted(tmp_path: Path):
     assert (row["n"], row["wrong"], row["orphans"], row["machines"]) == (3, 1, 1, 2)
 
 
+def test_a_part_that_found_something_else_of_the_same_fault_is_refused(tmp_path: Path):
+    with Log(tmp_path / "part", ABOUT) as part:
+        part.append(fault(1, wrong=1))
+        part.append(fault(2))
+    with Log(tmp_path / "whole", ABOUT) as whole:
+        whole.append(fault(1))
+        with pytest.raises(StateError, match=r"says otherwise of number 1 than"):
+            whole.merge(tmp_path / "part", key="number")
+        assert len(whole.whole()) == 1
+
+
 def test_a_part_of_another_soak_is_refused_and_nothing_is_taken(tmp_path: Path):
     with Log(tmp_path / "part", {**ABOUT, "seed": 2}) as part:
         part.append(fault(1))

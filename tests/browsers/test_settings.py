@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_webaccel.browsers.settings import chromium_arguments, chromium_settings, has_gpu
+from pytest_webaccel.errors import ConfigurationError
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -45,3 +46,6 @@ def test_a_gpu_that_cannot_serve_a_browser_is_left_alone_when_asked(tmp_path, mo
     assert "--use-webgpu-adapter=swiftshader" in chromium_arguments()
     monkeypatch.setenv("PYTEST_WEBACCEL_ADAPTER", "")
     assert has_gpu(tmp_path)
+    monkeypatch.setenv("PYTEST_WEBACCEL_ADAPTER", "sofware")
+    with pytest.raises(ConfigurationError, match=r"PYTEST_WEBACCEL_ADAPTER='sofware' is not known"):
+        has_gpu(tmp_path)

@@ -153,8 +153,13 @@ def test_an_update_says_what_results_were_seen_with():
     known = Expectations.parse(TEXT.replace("]\n", "]\n# seen with onnx 1.0 on chromium 1, hardware\n"))
     assert known.seen == {GPU: Seen("onnx 1.0", "chromium 1", "hardware")}
     assert updated(known, [a_result()]).seen == known.seen
-    new = updated(known, [a_result(suite="onnx 1.23.2", browser="chromium 153")])
+    here = {"suite": "onnx 1.23.2", "browser": "chromium 153"}
+    part = [a_result("test_abs", Kind.FELL_BACK, **here)]
+    assert updated(known, part).seen == known.seen, "the other line was seen with something else"
+    new = updated(known, [*part, a_result("test_adam", Kind.FAILED, **here)])
     assert new.seen == {GPU: Seen("onnx 1.23.2", "chromium 153", "software")}
+    other = a_result("test_abs", Kind.FELL_BACK, version="1.31.0", **here)
+    assert updated(known, [other]).seen == known.seen, "a new section begins with lines that nobody looked at"
 
 
 def test_a_new_version_begins_with_what_stood_in_for_it():

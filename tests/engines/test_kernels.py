@@ -93,8 +93,12 @@ def whole(tokens: np.ndarray) -> KVCache:
     ("make", "kind", "words"),
     [
         (lambda: softmax(ONES.astype(np.float16)), FeedError, r"x is float32 with at least one element; got float16"),
+        (lambda: softmax([1.0, 2.0]), FeedError, r"x is a NumPy array, not list"),
+        (lambda: layer_norm(ONES, [1.0], ONES[0]), FeedError, r"weight is a NumPy array, not list"),
+        (lambda: matmul_nbits([[1.0]], WEIGHTS), FeedError, r"x is a NumPy array, not list"),
+        (lambda: attention(1.0, whole(ONES[None])), FeedError, r"query is a NumPy array, not float"),
         (lambda: silu(np.ones((0, 4), np.float32)), FeedError, r"shape \[0, 4\]"),
-        (lambda: gelu(np.float32(1)), FeedError, r"shape \[\]"),
+        (lambda: gelu(np.float32(1)), FeedError, r"x is a NumPy array, not float32"),
         (lambda: layer_norm(ONES, ONES[0, :7], ONES[0]), FeedError, r"weight is float32 of shape \[8\].*got.*\[7\]"),
         (lambda: layer_norm(ONES, ONES[0], ONES), FeedError, r"bias is float32 of shape \[8\]"),
         (lambda: layer_norm(ONES, ONES[0], ONES[0], epsilon=0), ConfigurationError, r"epsilon=0 is not over 0"),

@@ -214,6 +214,19 @@ def test_where_nodes_ran_is_recorded_of_lanes_that_only_a_check_loads(setting):
     assert {row.lane for row in setting.of(PlacementRow)} == {str(GPU), str(CPU)}
 
 
+def test_where_nodes_ran_is_recorded_once_a_test(setting):
+    with setting.worker.lease(CPU, "test") as lease:
+        other = WebAccel(setting.worker, lease, Manner())
+        other.load(models.scaled_sum())
+        for _ in range(3):
+            setting.check()
+    setting.check()
+    setting.check()
+    lanes = [row.lane for row in setting.of(PlacementRow)]
+    assert lanes.count(str(GPU)) == 1
+    assert lanes.count(str(CPU)) <= 2, "by the lease that held it, and by the check that leased it for itself"
+
+
 def test_a_fallback_on_a_lane_that_only_a_check_loads_fails_under_strict_and_is_compared_all_the_same(
     setting, monkeypatch
 ):
@@ -317,6 +330,24 @@ def test_progress_is_told_and_a_large_model_before_it_is_searched(setting, doubl
     assert "the most that an ONNX file can hold is 2,147,483,647" in told[0]
     assert told[1] == "fake:webgpu: wrong_answer; looking for the operator among 2 steps"
     assert "steps 1 to 1 of 2: fails alone" in told
+
+
+@pytest.mark.parametrize("strategy", [Strategy.SIMPLE, Strategy.COORDINATED])
+def test_what_never_ends_is_blamed_under_a_strategy_that_mends(setting, monkeypatch, strategy):
+    run = ReferenceEngine.run
+
+    async def never(self, args, feeds):
+        if any(np.max(array, initial=0) > 100 for array in feeds.values()):
+            await asyncio.Event().wait()
+        return await run(self, args, feeds)
+
+    object.__setattr__(setting.lease.terms, "strategy", strategy)
+    object.__setattr__(setting.lease.terms, "budget_s", 2.0)
+    monkeypatch.setattr(ReferenceEngine, "run", never)
+    large = {name: array * 100 for name, array in FEEDS.items()}
+    blame = setting.face.blame(models.scaled_sum(), large, timeout=0.2, budget=600.0)
+    assert blame.verdict.kind in {Kind.TIMED_OUT, Kind.CRASHED}
+    assert blame.operators == ("Add",)
 
 
 def test_what_this_plugin_refuses_is_blamed_on_no_operator(setting):

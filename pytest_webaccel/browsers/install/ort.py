@@ -84,13 +84,16 @@ def ort_versions(copies: Sequence[Path]) -> list[str]:
     A copy that cannot be used is named by its folder; what is wrong with it is said when it is used.
     """
     found: list[str] = []
+    plain: list[str] = []
     for copy in copies:
         try:
             version = ort_version(ort_dist(copy))
         except WebAccelError:
             version = f"-{copy.name}"
-        same = sum(other.partition("+")[0] == version for other in found)
-        found.append(f"{version}+{same + 1}" if same else version)
+        version = version.partition("+")[0]
+        plain.append(version)
+        same = plain.count(version)
+        found.append(f"{version}+{same}" if same > 1 else version)
     return found
 
 

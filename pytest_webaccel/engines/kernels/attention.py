@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, words_of
+from pytest_webaccel.engines.kernels.program import Output, Program, arrays, words_of
 from pytest_webaccel.engines.packing.cache import KeyScales
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
@@ -33,6 +33,7 @@ def attention(
     ``scale`` is that of the scores, ``1 / sqrt(dim)`` by default. Raises FeedError for a query that does not fit, or a
     cache without a token, ConfigurationError for heads that are too wide for the chosen workgroup.
     """
+    arrays(query=query)
     form = cache.form
     if query.dtype != np.float32 or query.shape != (form.heads, form.dim):
         raise FeedError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_inputs
+from pytest_webaccel.engines.kernels.program import Output, Program, arrays, packed_constants, packed_inputs
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def matmul_nbits(x: NDArray[Any], weights: Packed, *, constants: Mapping[str, in
     ``x`` is float32 of shape (rows, weights.columns); ``constants`` are tunable ones, by name. Raises FeedError for an
     ``x`` that does not fit.
     """
+    arrays(x=x)
     if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != weights.columns:
         raise FeedError(
             f"x is float32 of shape [rows, {weights.columns}], as the weights have {weights.columns} columns; got "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.engines.packing import Packed
 
-__all__ = ["Output", "Program", "packed_constants", "packed_inputs", "spread", "words_of"]
+__all__ = ["Output", "Program", "arrays", "packed_constants", "packed_inputs", "spread", "words_of"]
 
 #: Workgroups that every adapter dispatches in one dimension.
 _MOST_WORKGROUPS = 65_535
@@ -86,6 +86,13 @@ class Program:
             "workgroups": list(self.workgroups),
             "repeats": repeats,
         }
+
+
+def arrays(**given: object) -> None:
+    """Raise FeedError for what is no NumPy array, by the name it is given under."""
+    for name, one in given.items():
+        if not isinstance(one, np.ndarray):
+            raise FeedError(f"{name} is a NumPy array, not {type(one).__name__}")
 
 
 def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:

@@ -213,12 +213,18 @@ class Log:
     def merge(self, path: Path, *, key: str) -> int:
         """Take over what another process found and this file lacks, by ``key`` where an entry has it; return how many.
 
-        Raises StateError where that was measured on something else.
+        Raises StateError where that was measured on something else, or found something else of the same: nothing is
+        taken over then.
         """
         about, entries = parted(path)
         if about != self.about:
             raise StateError(f"{path} is of something else ({about}, here {self.about}): only parts of one are joined")
-        known = {_identity(entry, key) for entry in self.entries}
+        known = {_identity(entry, key): entry for entry in self.entries}
+        for entry in entries:
+            if key in entry and known.get(_identity(entry, key), entry) != entry:
+                raise StateError(
+                    f"{path} says otherwise of {key} {entry[key]} than {self.path}: which of them is right?"
+                )
         fresh = [entry for entry in entries if _identity(entry, key) not in known]
         for entry in fresh:
             self._write(json.dumps(entry))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_webaccel.browsers import Installation
 from pytest_webaccel.browsers.install import commands, install
+from pytest_webaccel.browsers.install.ort import ort_versions
 from pytest_webaccel.errors import ConfigurationError, InstallError
 from pytest_webaccel.terms import Browser
 
@@ -133,3 +135,22 @@ def test_command_past_its_deadline_is_ended_with_its_children(tmp_path):
 def test_command_that_cannot_be_started_is_an_install_error(tmp_path):
     with pytest.raises(InstallError, match="could not be started"):
         commands.run([str(tmp_path / "missing")], deadline=1)
+
+
+@pytest.mark.parametrize(
+    ("versions", "names"),
+    [
+        (["1.29.0", "1.30.0"], ["1.29.0", "1.30.0"]),
+        (["1.30.0", "1.30.0", "1.29.0", "1.30.0"], ["1.30.0", "1.30.0+2", "1.29.0", "1.30.0+3"]),
+        (["1.30.0+mine", "1.30.0+yours"], ["1.30.0", "1.30.0+2"]),
+    ],
+)
+def test_copies_of_one_version_are_told_apart(tmp_path, versions, names):
+    copies = []
+    for number, version in enumerate(versions):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "ort.wasm.min.mjs").touch()
+        (folder / "package.json").write_text(json.dumps({"name": "onnxruntime-web", "version": version}))
+        copies.append(folder)
+    assert ort_versions([*copies, tmp_path / "none"]) == [*names, "-none"]
