@@ -149,7 +149,7 @@ class ChromiumDriver:
         self._profile = Profile()
         arguments = [
             str(self._installation.executable),
-            *chromium_arguments(headed=self._headed),
+            *chromium_arguments(headed=self._headed, gpu=False if self._installation.software else None),
             *self._arguments,
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.path}",

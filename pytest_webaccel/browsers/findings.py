@@ -33,12 +33,9 @@ _WEBNN_LANE = "cpu"
 _REMEDY: Mapping[Backend, str] = {
     Backend.WEBGPU: (
         "Install the browser that runs WebGPU without a GPU: `python -m pytest_webaccel install`; with a GPU, check "
-        "its Vulkan driver, or set PYTEST_WEBACCEL_ADAPTER=software to be served by the CPU."
+        "its Vulkan driver."
     ),
-    Backend.WEBNN: (
-        "Install the browser that brings WebNN: `python -m pytest_webaccel install`; where a GPU's driver keeps the "
-        "browser's GPU process from starting, set PYTEST_WEBACCEL_ADAPTER=software."
-    ),
+    Backend.WEBNN: "Install the browser that brings WebNN: `python -m pytest_webaccel install`.",
     Backend.CPU: "Use a browser with WebAssembly SIMD: `python -m pytest_webaccel install`.",
 }
 

@@ -7,7 +7,7 @@ import os
 from pytest_webaccel.browsers.locate import CHROMIUM_FAMILY
 from pytest_webaccel.terms import Browser
 
-__all__ = ["adapter_hint", "launch_facts"]
+__all__ = ["adapter_hint", "launch_facts", "tries_gpu"]
 
 
 def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
@@ -28,6 +28,13 @@ def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
         environment = sorted(f"{name}={value}" for name, value in chosen.items())
         return (*firefox_arguments(headed=headed), *environment, user_js())
     return (f"headed={headed}",)
+
+
+def tries_gpu(browser: Browser) -> bool:
+    """Return whether ``browser`` is started on a GPU here, and could be kept off it."""
+    from pytest_webaccel.browsers.settings import has_gpu
+
+    return browser in CHROMIUM_FAMILY and has_gpu()
 
 
 def adapter_hint(browser: Browser) -> str:

@@ -65,7 +65,8 @@ class Installation:
     """A browser found on this machine.
 
     ``source`` is ``explicit``, ``cache``, ``system`` or ``playwright``; ``environment`` is added to the
-    environment that the browser is started with. ``version`` is empty where it could not be read.
+    environment that the browser is started with. ``version`` is empty where it could not be read. ``software`` has it
+    kept off a GPU that cannot serve it, as the probe found.
     """
 
     browser: Browser
@@ -73,6 +74,7 @@ class Installation:
     version: str
     source: str
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    software: bool = False
 
 
 def find(browser: Browser, executable: Path | None = None) -> Installation | None:

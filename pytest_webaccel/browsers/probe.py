@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_webaccel.browsers import Installation, drivable, find, make_driver, memory
 from pytest_webaccel.browsers.findings import failed, judge, timed_out
 from pytest_webaccel.browsers.install import BROWSERS as INSTALLABLE
-from pytest_webaccel.browsers.launch import adapter_hint, launch_facts
+from pytest_webaccel.browsers.launch import adapter_hint, launch_facts, tries_gpu
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.browsers.driver import Driver
 
 __all__ = [
+    "KEPT_OFF_GPU",
     "WEBGPU_OUTLIVES_GPU_PROCESS",
     "WEBNN_LOST_WITH_GPU_PROCESS",
     "lanes_table",
@@ -76,6 +77,9 @@ Promise.race([
 _SEE_DEVICE_LOSS = """
 Promise.race([webaccelDeviceLost, new Promise((resolve) => setTimeout(resolve, 1500, false))])
 """
+
+#: Feature of a lane whose browser is kept off the GPU that is here, since it cannot be served by it.
+KEPT_OFF_GPU = "kept-off-gpu"
 
 Result = TypeVar("Result")
 
@@ -137,14 +141,36 @@ async def _probe_one(installation: Installation, *, headed: bool, refresh: bool)
     if not refresh and (known := memory.recall(name, installation)) is not None:
         return known
     try:
-        version, seen = await _look(installation, script, headed=headed)
-        results = judge(dataclasses.replace(installation, version=version or installation.version), seen)
+        results, seen = await _judged(installation, script, headed=headed)
+        if tries_gpu(browser) and not _accelerated(results):
+            # A driver that computes and cannot draw keeps the GPU process, and so WebNN as well, from starting.
+            aside = dataclasses.replace(installation, software=True)
+            others, also = await _judged(aside, script, headed=headed)
+            if _accelerated(others):
+                results, seen = tuple(map(_kept_off, others)), also
     except (BrowserError, ValueError) as error:
         remedy = _DOCTOR if "pytest_webaccel install" in str(error) else _INSTALL  # the error may say it already
         return tuple(failed(Lane(browser, backend), str(error), remedy, installation) for backend in Backend)
     if not timed_out(seen):
         memory.remember(name, results)
     return results
+
+
+async def _judged(installation: Installation, script: str, *, headed: bool) -> tuple[tuple[ProbeResult, ...], object]:
+    version, seen = await _look(installation, script, headed=headed)
+    return judge(dataclasses.replace(installation, version=version or installation.version), seen), seen
+
+
+def _accelerated(results: Iterable[ProbeResult]) -> bool:
+    return any(result.works and result.lane.accelerated for result in results)
+
+
+def _kept_off(result: ProbeResult) -> ProbeResult:
+    """Return the result with the mark that has its browser started so again, and words for people."""
+    adapter = (
+        f"{result.adapter} (the GPU here cannot serve this browser)" if result.lane.accelerated else result.adapter
+    )
+    return dataclasses.replace(result, adapter=adapter, features=(*result.features, KEPT_OFF_GPU))
 
 
 async def _look(installation: Installation, script: str, *, headed: bool) -> tuple[str, object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.browsers import Driver, Installation, find, find_all, make_driver
 from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
+from pytest_webaccel.browsers.probe import KEPT_OFF_GPU
 from pytest_webaccel.errors import LaneUnavailableError
 from pytest_webaccel.pool.lease import Lease, Terms
 from pytest_webaccel.pool.lives import Ledgers, Life
@@ -200,10 +201,9 @@ def installation_of(probe: ProbeResult) -> Installation:
     """Return the browser that was probed; raises LaneUnavailableError where it is gone since."""
     if probe.lane.browser is Browser.FAKE:
         return Installation(Browser.FAKE, Path("fake"), "fake", "explicit")
-    for installation in find_all():  # where the environment that it needs is known
-        if installation.browser is probe.lane.browser and str(installation.executable) == probe.executable:
-            return installation
-    found = find(probe.lane.browser, Path(probe.executable))
+    known = find_all()  # where the environment that it needs is known
+    there = [one for one in known if one.browser is probe.lane.browser and str(one.executable) == probe.executable]
+    found = there[0] if there else find(probe.lane.browser, Path(probe.executable))
     if found is None:
         raise LaneUnavailableError(f"{probe.lane}: the browser that was probed, {probe.executable}, is gone")
-    return found
+    return dataclasses.replace(found, software=KEPT_OFF_GPU in probe.features)

@@ -12,14 +12,19 @@ from pytest_webaccel.browsers.doctor import examine
 from pytest_webaccel.browsers.launch import launch_facts
 from pytest_webaccel.browsers.preferences import swiftshader, vulkan_driver
 from pytest_webaccel.browsers.probe import (
+    KEPT_OFF_GPU,
     WEBGPU_OUTLIVES_GPU_PROCESS,
     WEBNN_LOST_WITH_GPU_PROCESS,
     lanes_table,
     probe_sync,
 )
+from pytest_webaccel.browsers.settings import has_gpu
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.faults import INJECTORS
-from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult
+from pytest_webaccel.pool.worker import Worker, installation_of
+from pytest_webaccel.rows import LaneRow
+from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult, Strategy
+from pytest_webaccel.testing import stand_in_ort
 
 WEBGPU = Lane(Browser.CHROMIUM, Backend.WEBGPU)
 SWIFTSHADER = swiftshader()  # before tests move the cache
@@ -51,6 +56,29 @@ def test_real_chromium_is_probed_on_every_backend_and_remembered(chromium, cache
     assert again == first
     with pytest.raises(AssertionError, match="started again"):
         probe_sync([chromium], refresh=True)
+
+
+def test_a_gpu_that_cannot_serve_the_browser_is_left_alone_and_its_lanes_say_so(chromium, cache, monkeypatch):
+    """Without a GPU the GPU process does not start with the settings for one, as on a GPU that cannot draw."""
+    if has_gpu():
+        pytest.skip("the GPU here may well serve the browser")
+    monkeypatch.setattr("pytest_webaccel.browsers.settings.has_gpu", lambda: True)
+    found = {result.lane.backend: result for result in probe_sync([chromium])}
+    assert all(KEPT_OFF_GPU in result.features for result in found.values())
+    for backend in (Backend.WEBGPU, Backend.WEBNN):
+        assert found[backend].works, found[backend].reason
+        assert found[backend].evidence is Evidence.SOFTWARE
+        assert found[backend].adapter.endswith("(the GPU here cannot serve this browser)")
+    assert installation_of(found[Backend.WEBGPU]).software
+    assert found == {result.lane.backend: result for result in probe_sync([chromium])}, "and it is remembered so"
+    table, rows = [found[Backend.WEBGPU]], []
+    worker = Worker(table, run_id="r", worker="w", strategy=Strategy.NONE, record=rows.append, ort=stand_in_ort()[0])
+    try:
+        with worker.lease(WEBGPU, "test"):
+            pass  # the lane itself gets a device, with the same settings
+    finally:
+        worker.stop()
+    assert [row.adapter for row in rows if isinstance(row, LaneRow)] == [found[Backend.WEBGPU].adapter]
 
 
 def test_finding_that_ran_into_a_deadline_is_not_remembered(chromium, cache, monkeypatch):
