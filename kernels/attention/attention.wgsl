@@ -12,17 +12,14 @@
 //
 // Bindings, all of group 0:
 //   0  q       f32, (heads, dim)
-//   1  keys    u32: codes of all blocks, then scales (two float16 a word), then zeros (four uint8 a word)
-//   2  values  u32: likewise
-//   3  recent  f32, (2, tokens, heads, dim): recent keys, recent values
-//   4  y       f32, (heads, dim)
-//   5  shape   u32: heads, dim, blocks, recent tokens, where in keys the scales begin, and the zeros, the same of values,
-//              the bits of scale, a float32
+//   1  packed  u32: the keys of all blocks as shared/packed.wgsl says, and after them the values
+//   2  recent  f32, (2, tokens, heads, dim): recent keys, recent values
+//   3  y       f32, (heads, dim)
+//   4  shape   u32: heads, dim, blocks, recent tokens, where in packed the scales of the keys begin, their zeros, the
+//              codes of the values, their scales, their zeros, and the bits of scale, a float32
 //
 // Dispatch: (heads, 1, 1). dim is up to 8 * WORKGROUP.
 
-override BITS: u32;
-override GROUP: u32;
 override KEYS_BY_CHANNEL: bool;
 override WORKGROUP: u32 = 64;  // tunable, a multiple of 32
 
@@ -33,17 +30,17 @@ struct Shape {
   recent: u32,
   key_scales: u32,
   key_zeros: u32,
+  value_codes: u32,
   value_scales: u32,
   value_zeros: u32,
   scale: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> keys: array<u32>;
-@group(0) @binding(2) var<storage, read> values: array<u32>;
-@group(0) @binding(3) var<storage, read> recent: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> shape: Shape;
+@group(0) @binding(1) var<storage, read> packed: array<u32>;
+@group(0) @binding(2) var<storage, read> recent: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> shape: Shape;
 
 const TILE = 32u;
 const LEAST = -3.0e38;
@@ -51,27 +48,6 @@ const LEAST = -3.0e38;
 var<workgroup> partial: array<f32, WORKGROUP>;
 var<workgroup> scores: array<f32, 32>;
 var<workgroup> powers: array<f32, 32>;
-
-// Code `at` of a row that begins at word `base`.
-fn code_of_key(base: u32, at: u32) -> f32 {
-  let first = base + at / 32u * BITS;
-  if (BITS == 3u) {
-    let low = (keys[first + at % 32u / 16u] >> (at % 16u * 2u)) & 3u;
-    return f32(low | (((keys[first + 2u] >> (at % 32u)) & 1u) << 2u));
-  }
-  let bit = at % 32u * BITS;
-  return f32((keys[first + bit / 32u] >> (bit % 32u)) & ((1u << BITS) - 1u));
-}
-
-fn code_of_value(base: u32, at: u32) -> f32 {
-  let first = base + at / 32u * BITS;
-  if (BITS == 3u) {
-    let low = (values[first + at % 32u / 16u] >> (at % 16u * 2u)) & 3u;
-    return f32(low | (((values[first + 2u] >> (at % 32u)) & 1u) << 2u));
-  }
-  let bit = at % 32u * BITS;
-  return f32((values[first + bit / 32u] >> (bit % 32u)) & ((1u << BITS) - 1u));
-}
 
 // What channel `channel` of the key of token `t` stands for.
 fn key_at(t: u32, channel: u32) -> f32 {
@@ -85,14 +61,13 @@ fn key_at(t: u32, channel: u32) -> f32 {
   var code: f32;
   if (KEYS_BY_CHANNEL) {
     group = t / GROUP * width + channel;
-    code = code_of_key(group * words, t % GROUP);
+    code = code_at(group * words, t % GROUP);
   } else {
     let groups = (width + GROUP - 1u) / GROUP;
     group = t * groups + channel / GROUP;
-    code = code_of_key(t * groups * words, channel);
+    code = code_at(t * groups * words, channel);
   }
-  let zero = f32((keys[shape.key_zeros + group / 4u] >> (group % 4u * 8u)) & 255u);
-  return (code - zero) * unpack2x16float(keys[shape.key_scales + group / 2u])[group % 2u];
+  return (code - zero_at(shape.key_zeros, group)) * scale_at(shape.key_scales, group);
 }
 
 fn value_at(t: u32, channel: u32) -> f32 {
@@ -103,9 +78,8 @@ fn value_at(t: u32, channel: u32) -> f32 {
   }
   let groups = (width + GROUP - 1u) / GROUP;
   let group = t * groups + channel / GROUP;
-  let code = code_of_value(t * groups * (GROUP / 32u * BITS), channel);
-  let zero = f32((values[shape.value_zeros + group / 4u] >> (group % 4u * 8u)) & 255u);
-  return (code - zero) * unpack2x16float(values[shape.value_scales + group / 2u])[group % 2u];
+  let code = code_at(shape.value_codes + t * groups * (GROUP / 32u * BITS), channel);
+  return (code - zero_at(shape.value_zeros, group)) * scale_at(shape.value_scales, group);
 }
 
 @compute @workgroup_size(WORKGROUP)

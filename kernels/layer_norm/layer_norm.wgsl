@@ -1,7 +1,7 @@
 // y = (x - mean) / sqrt(variance + epsilon) * weight + bias, row by row.
 //
 // The mean first and then the mean of squared differences from it: one pass over both sums would cancel where the mean
-// is large beside the spread. A workgroup computes one row.
+// is large beside the spread. A workgroup computes one row, with shared/rows.wgsl.
 //
 // Bindings, all of group 0:
 //   0  x       f32, (rows, columns)
@@ -11,8 +11,6 @@
 //   4  shape   u32: rows, columns, and the bits of epsilon, a float32
 //
 // Dispatch: (rows, 1, 1).
-
-override WORKGROUP: u32 = 64;  // tunable, a power of two
 
 struct Shape {
   rows: u32,
@@ -25,23 +23,6 @@ struct Shape {
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<uniform> shape: Shape;
-
-var<workgroup> partial: array<f32, WORKGROUP>;
-
-// The sum of what each invocation brings, in all of them.
-fn summed(own: f32, lane: u32) -> f32 {
-  partial[lane] = own;
-  workgroupBarrier();
-  for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      partial[lane] += partial[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let total = partial[0];
-  workgroupBarrier();
-  return total;
-}
 
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

@@ -1,29 +1,6 @@
-// y = x / (1 + exp(-x)), element by element.
-//
-// Bindings, all of group 0:
-//   0  x      f32, (count)
-//   1  y      f32, (count)
-//   2  shape  u32: count, and the invocations of one row of workgroups
-//
-// Dispatch: (columns, rows, 1) workgroups of which there are enough for every element.
+// silu(x) = x / (1 + exp(-x)). Bindings and dispatch: shared/each.wgsl.
 
-override WORKGROUP: u32 = 64;  // tunable
-
-struct Shape {
-  count: u32,
-  stride: u32,
-}
-
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<uniform> shape: Shape;
-
-@compute @workgroup_size(WORKGROUP)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-  let at = id.y * shape.stride + id.x;
-  if (at >= shape.count) {
-    return;
-  }
+fn activation(value: f32) -> f32 {
   // beyond -80 the answer is nothing in float32, and an exponent of more would be infinite
-  y[at] = x[at] / (1.0 + exp(min(-x[at], 80.0)));
+  return value / (1.0 + exp(min(-value, 80.0)));
 }

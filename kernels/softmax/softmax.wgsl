@@ -1,6 +1,6 @@
 // y = softmax of x, row by row: exp(x - m) over its sum, m the row's largest, so that no exponent overflows.
 //
-// A workgroup computes one row.
+// A workgroup computes one row, with shared/rows.wgsl.
 //
 // Bindings, all of group 0:
 //   0  x      f32, (rows, columns)
@@ -8,8 +8,6 @@
 //   2  shape  u32: rows, columns
 //
 // Dispatch: (rows, 1, 1).
-
-override WORKGROUP: u32 = 64;  // tunable, a power of two
 
 struct Shape {
   rows: u32,
@@ -20,8 +18,6 @@ struct Shape {
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<uniform> shape: Shape;
 
-var<workgroup> partial: array<f32, WORKGROUP>;
-
 @compute @workgroup_size(WORKGROUP)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let first = group.x * shape.columns;
@@ -30,31 +26,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   for (var n = lane; n < shape.columns; n += WORKGROUP) {
     most = max(most, x[first + n]);
   }
-  partial[lane] = most;
-  workgroupBarrier();
-  for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      partial[lane] = max(partial[lane], partial[lane + half]);
-    }
-    workgroupBarrier();
-  }
-  let largest = partial[0];
-  workgroupBarrier();
-
+  let high = largest(most, lane);
   var sum = 0.0;
   for (var n = lane; n < shape.columns; n += WORKGROUP) {
-    sum += exp(x[first + n] - largest);
+    sum += exp(x[first + n] - high);
   }
-  partial[lane] = sum;
-  workgroupBarrier();
-  for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-    if (lane < half) {
-      partial[lane] += partial[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let total = partial[0];
+  let total = summed(sum, lane);
   for (var n = lane; n < shape.columns; n += WORKGROUP) {
-    y[first + n] = exp(x[first + n] - largest) / total;
+    y[first + n] = exp(x[first + n] - high) / total;
   }
 }

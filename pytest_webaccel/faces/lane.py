@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 from pathlib import Path
@@ -133,10 +134,10 @@ class WebAccel:
         if name not in KERNELS:
             raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
         try:
-            program = KERNELS[name](**inputs, constants=constants)
-        except (TypeError, AttributeError) as error:  # an input of another kind altogether
+            given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
+        except TypeError as error:
             raise ConfigurationError(f"kernel {name}: {error}") from None
-        work = run_kernel(self._lease, program, deadline=timeout)
+        work = run_kernel(self._lease, KERNELS[name](*given.args, **given.kwargs), deadline=timeout)
         return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)
 
     def check(

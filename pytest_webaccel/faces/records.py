@@ -49,7 +49,6 @@ class Records:
         self._worker = worker
         self._test_id = test_id
         self._manner = manner
-        self._placed: set[tuple[Lane, str]] = set()
 
     def measure(self, lane: Lane, metric: str, value: float, unit: str, model: str) -> None:
         """Record a figure of a lane."""
@@ -73,10 +72,8 @@ class Records:
         """Record, once a test, where the nodes of a model ran; under strict, raises ModelError where some fell back."""
         lane, placement = lease.lane.name, model.placement
         fallen = sum(placement.fallbacks.values())
-        if (lane, model.key) not in self._placed and model.key not in lease.placed:
+        if self._worker.first_told(self._test_id, f"placement of {model.key} on {lane}"):
             self._write_placement(lease, model)
-        self._placed.add((lane, model.key))
-        lease.placed.add(model.key)
         if fallen and self._manner.strict:
             raise ModelError(
                 f"model {model.info} on {lane}: silent fallback to wasm: {placement.describe()}. Without "

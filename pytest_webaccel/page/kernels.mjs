@@ -5,7 +5,7 @@ import { OperationError, asOperationError } from "./onnx.mjs";
 /** @typedef {{name: string, dtype: string, shape: number[], bytes: number}} Output */
 /**
  * @typedef {{kernel: string, code: string, entry: string, constants: Record<string, number>,
- *   bindings: string[], uniform: number[], outputs: Output[], workgroups: number[], repeats: number}} Program
+ *   bindings: string[], uniform: number[], outputs: Output[], workgroups: number[]}} Program
  */
 
 const LEAST_BYTES = 16; // a binding of nothing is none
@@ -22,7 +22,7 @@ export class Kernels {
   }
 
   /**
-   * Runs a program once, and `repeats` times more to be timed.
+   * Runs a program once.
    * @param {Program} program
    * @param {{name: string, data: ArrayBuffer}[]} tensors inputs, by the names of bindings
    */
@@ -43,9 +43,7 @@ export class Kernels {
 
   /** @param {GPUDevice} gpu @param {Program} program @param {{name: string, data: ArrayBuffer}[]} tensors */
   async onDevice(gpu, program, tensors) {
-    const begun = performance.now();
     const pipeline = await this.pipeline(gpu, program);
-    const compiled = performance.now() - begun;
     gpu.pushErrorScope("out-of-memory");
     gpu.pushErrorScope("validation");
     /** @type {GPUBuffer[]} */
@@ -53,22 +51,15 @@ export class Kernels {
     try {
       const { entries, outputs } = bound(gpu, program, tensors, buffers);
       const group = gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
-      const times = [];
       const [x, y, z] = program.workgroups;
-      for (let round = 0; round <= program.repeats; round++) {
-        const start = performance.now();
-        const encoder = gpu.createCommandEncoder();
-        const pass = encoder.beginComputePass();
-        pass.setPipeline(pipeline);
-        pass.setBindGroup(0, group);
-        pass.dispatchWorkgroups(x, y, z);
-        pass.end();
-        gpu.queue.submit([encoder.finish()]);
-        if (program.repeats) await gpu.queue.onSubmittedWorkDone();
-        times.push(performance.now() - start);
-      }
-      const read = await Promise.all(outputs.map((output) => fetched(gpu, output, buffers)));
-      return { tensors: read, value: { compile_ms: compiled, first_ms: times[0], times_ms: times.slice(1) } };
+      const encoder = gpu.createCommandEncoder();
+      const pass = encoder.beginComputePass();
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(x, y, z);
+      pass.end();
+      gpu.queue.submit([encoder.finish()]);
+      return { tensors: await Promise.all(outputs.map((output) => fetched(gpu, output, buffers))) };
     } finally {
       const problems = [await gpu.popErrorScope(), await gpu.popErrorScope()];
       for (const buffer of buffers) buffer.destroy();

@@ -40,8 +40,8 @@ class Ran:
 
     ``trouble`` is UNSUPPORTED where the engine refused the model, FAILED where a run did, CRASHED where the lane broke
     under it each time it was tried, TIMED_OUT where no answer came in time each time it was tried, NOT_ASKED where its
-    inputs cannot be handed to the lane. ``fallbacks`` counts
-    operators that ran elsewhere than they were asked to, ``placement`` the nodes by execution provider.
+    inputs cannot be handed to the lane. ``fallbacks`` counts operators that ran elsewhere than they were asked to,
+    ``placement`` the nodes by execution provider.
     """
 
     outputs: Mapping[str, NDArray[Any]]

@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["run_kernel"]
 
 
-async def run_kernel(lease: Lease, program: Program, *, deadline: float, repeats: int = 0) -> Reply:
+async def run_kernel(lease: Lease, program: Program, *, deadline: float) -> Reply:
     """Return the answer of one dispatch; a lane that breaks under it is mended by the strategy, and it is asked again.
 
-    It is run ``repeats`` times more, and how long each took is in the reply's value, as ``times_ms``. Raises
-    ConfigurationError for what the lane cannot run, before anything is sent, ModelError where the kernel fails.
+    Raises ConfigurationError for what the lane cannot run, before anything is sent, ModelError where the kernel fails.
     """
     lane = lease.lane
     if lane.name.backend is not Backend.WEBGPU:
@@ -29,5 +28,5 @@ async def run_kernel(lease: Lease, program: Program, *, deadline: float, repeats
     program.require(lane.probe.limits)
     if lane.station is None and lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
         await lane.settle()
-    with contextlib.closing(KernelRun(lane, program, deadline, repeats=repeats)) as request:
+    with contextlib.closing(KernelRun(lane, program, deadline)) as request:
         return await lease.dispatch(request)

@@ -71,8 +71,7 @@ _log = logging.getLogger(__name__)
 class Lease:
     """A leased lane. Every coroutine runs in the worker's loop.
 
-    ``record`` takes finished rows; ``journal`` is the worker's. ``recovering`` is the story of the last recovery,
-    ``placed`` are the models of which it was told where their nodes ran.
+    ``record`` takes finished rows; ``journal`` is the worker's. ``recovering`` is the story of the last recovery.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class Lease:
         self.planned: list[FaultPlan] = []
         self.requests = 0
         self.models: dict[str, ModelInfo] = {}
-        self.placed: set[str] = set()
         self.recovering: Story | None = None
         self.life = Life(None, lane.name, lane.probe.evidence)
         self._journal = journal

@@ -173,10 +173,9 @@ class Run(Request["Reply"]):
 class KernelRun(Request["Reply"]):
     """One dispatch of a kernel. All that it needs is sent with it, so any page of the lane can answer."""
 
-    def __init__(self, lane: LiveLane, program: Program, deadline: float, *, repeats: int = 0) -> None:
+    def __init__(self, lane: LiveLane, program: Program, deadline: float) -> None:
         super().__init__(lane, deadline)
         self._program = program
-        self._repeats = repeats
 
     @property
     def model_name(self) -> str:
@@ -185,12 +184,12 @@ class KernelRun(Request["Reply"]):
 
     def twin(self) -> KernelRun:
         """Return the same, not sent yet."""
-        twin = KernelRun(self._lane, self._program, self.deadline, repeats=self._repeats)
+        twin = KernelRun(self._lane, self._program, self.deadline)
         twin.check = self.check
         return twin
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
-        args, tensors = self._program.to_args(self._repeats), self._program.inputs
+        args, tensors = self._program.to_args(), self._program.inputs
         return station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
 
     async def _answer(self, station: Station, request_id: int) -> Reply:

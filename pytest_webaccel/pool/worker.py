@@ -70,6 +70,7 @@ class Worker:
         self._seed = seed
         self._account = account
         self._ledgers = Ledgers(ledgers)
+        self._told: dict[str, set[str]] = {}
         self._ort = ort
         self._ort_name = ort_name
         self._headed = headed
@@ -134,8 +135,16 @@ class Worker:
         finally:
             self.call(scope.__aexit__(None, None, None), deadline=_END_S)
 
+    def first_told(self, test_id: str, what: str) -> bool:
+        """Return whether ``what`` is new of a test, and remember it until the test ends, whichever lease it came by."""
+        told = self._told.setdefault(test_id, set())
+        new = what not in told
+        told.add(what)
+        return new
+
     def end_test(self, test_id: str) -> None:
         """Remove the ledger of a test that ended; record the end of an earlier worker that nothing told of."""
+        self._told.pop(test_id, None)
         if (death := self._ledgers.end(test_id)) is not None:
             detail = "the test, run again, did not get as far as the request in which its worker died"
             self.record(death.row(self.run_id, test_id, Outcome.FAILED, detail, self.worker))

@@ -199,8 +199,10 @@ def row_of(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any]:
 
 
 def _evidence(entries: Sequence[Mapping[str, Any]]) -> Evidence:
+    """Return the weakest grade of the lanes: one row has one, and a fault on software proves nothing of hardware."""
     lanes = [lane for entry in entries for lane in entry.get("machine", {}).get("lanes", {}).values()]
-    return Evidence.HARDWARE if any(lane.endswith(str(Evidence.HARDWARE)) for lane in lanes) else Evidence.SOFTWARE
+    hardware = bool(lanes) and all(lane.endswith(str(Evidence.HARDWARE)) for lane in lanes)
+    return Evidence.HARDWARE if hardware else Evidence.SOFTWARE
 
 
 def verdicts(row: Mapping[str, Any], wanted: int) -> dict[str, bool]:

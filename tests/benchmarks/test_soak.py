@@ -60,3 +60,15 @@ def test_a_part_of_another_soak_is_refused_and_nothing_is_taken(tmp_path: Path):
         with pytest.raises(StateError, match=r"only parts of one are joined"):
             whole.merge(tmp_path / "part", key="number")
         assert whole.whole() == []
+
+
+@pytest.mark.parametrize(
+    ("lanes", "evidence"),
+    [
+        ({"chromium:webgpu": "153 nvidia hardware"}, "hardware"),
+        ({"chromium:webgpu": "153 nvidia hardware", "chromium:cpu": "153 WebAssembly SIMD software"}, "software"),
+        ({}, "software"),
+    ],
+)
+def test_a_row_is_of_the_weakest_grade_of_its_lanes(lanes, evidence):
+    assert row_of([{"machine": {"lanes": lanes}}, fault(0)], batch=250)["evidence"] == evidence

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_inputs, spread
+from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_words, require, spread
+from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from pytest_webaccel.engines.packing import Packed
 
 __all__ = ["embedding"]
 
@@ -27,6 +26,7 @@ def embedding(
 
     Raises FeedError for ids that are no integers, or no rows of the table.
     """
+    require(Packed, table=table)
     rows = np.asarray(ids)
     if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
         raise FeedError(f"ids are integers, one after the other; got {rows.dtype} of shape {list(rows.shape)}")
@@ -36,14 +36,15 @@ def embedding(
     chosen = made.constants(constants)
     count = rows.size * table.columns
     stride, workgroups = spread(count, chosen["WORKGROUP"])
+    packed, scales, zeros = packed_words(table)
     return Program(
         kernel=made.name,
         code=made.code,
         entry=made.entry,
         constants={**packed_constants(table), **chosen},
-        bindings=("ids", "words", "scales", "zeros", "y", "uniform"),
-        inputs={"ids": rows.astype(np.uint32), **packed_inputs(table)},
+        bindings=("ids", "packed", "y", "uniform"),
+        inputs={"ids": rows.astype(np.uint32), "packed": packed},
         outputs={"y": Output("float32", (rows.size, table.columns))},
-        uniform=(count, stride, table.columns, table.groups),
+        uniform=(count, stride, table.columns, table.groups, scales, zeros),
         workgroups=workgroups,
     )

@@ -24,7 +24,7 @@ _FILE = "kernel.toml"
 class Manifest:
     """A kernel's implementation for one backend.
 
-    ``code`` is its source, ``entry`` the function that is dispatched, ``features`` what the adapter must have, and
+    ``code`` is its source, with what it shares with others behind it, ``entry`` the function that is dispatched, and
     ``tunable`` the constants that may be tuned, with the values to try, the default first.
     """
 
@@ -32,7 +32,6 @@ class Manifest:
     summary: str
     code: str
     entry: str
-    features: Sequence[str]
     tunable: Mapping[str, Sequence[int]]
 
     def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -73,11 +72,12 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
     if section is None:
         there = [key for key, value in told.items() if isinstance(value, dict)]
         raise ConfigurationError(f"kernel {name} is not there for {backend} (it is for {', '.join(there)})")
+    files = [folder / section["file"], *(_root() / "shared" / file for file in section.get("shared", ()))]
     return Manifest(
         name=told["name"],
         summary=told["summary"],
-        code=(folder / section["file"]).read_text(encoding="utf-8"),
+        # its own lines come first, so that a compiler's messages name those of its file
+        code="\n".join(file.read_text(encoding="utf-8") for file in files),
         entry=section["entry"],
-        features=tuple(section["features"]),
         tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
     )

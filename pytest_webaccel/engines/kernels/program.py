@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.engines.packing import Packed
 
-__all__ = ["Output", "Program", "arrays", "packed_constants", "packed_inputs", "spread", "words_of"]
+__all__ = ["Output", "Program", "packed_constants", "packed_words", "require", "spread", "words_of"]
 
 #: Workgroups that every adapter dispatches in one dimension.
 _MOST_WORKGROUPS = 65_535
@@ -70,8 +70,8 @@ class Program:
                 f"dispatches at most {groups:,} (maxComputeWorkgroupsPerDimension). Split the work."
             )
 
-    def to_args(self, repeats: int = 0) -> dict[str, Any]:
-        """Return it as the page's operation ``kernel`` takes it, without the inputs; run ``repeats`` times more."""
+    def to_args(self) -> dict[str, Any]:
+        """Return it as the page's operation ``kernel`` takes it, without the inputs."""
         return {
             "kernel": self.kernel,
             "code": self.code,
@@ -84,15 +84,14 @@ class Program:
                 for name, output in self.outputs.items()
             ],
             "workgroups": list(self.workgroups),
-            "repeats": repeats,
         }
 
 
-def arrays(**given: object) -> None:
-    """Raise FeedError for what is no NumPy array, by the name it is given under."""
+def require(kind: type, **given: object) -> None:
+    """Raise FeedError for what is not of ``kind``, by the name it is given under."""
     for name, one in given.items():
-        if not isinstance(one, np.ndarray):
-            raise FeedError(f"{name} is a NumPy array, not {type(one).__name__}")
+        if not isinstance(one, kind):
+            raise FeedError(f"{name} is of type {kind.__name__}, not {type(one).__name__}")
 
 
 def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:
@@ -102,10 +101,16 @@ def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:
     return across * workgroup, (across, -(-groups // across), 1)
 
 
-def packed_inputs(weights: Packed) -> dict[str, NDArray[np.uint32]]:
-    """Return what kernels bind of packed weights, as words."""
-    zeros = np.zeros(1, np.uint32) if weights.zeros is None else words_of(weights.zeros)
-    return {"words": weights.words, "scales": words_of(weights.scales), "zeros": zeros}
+def packed_words(*parts: Packed) -> tuple[NDArray[np.uint32], int, int]:
+    """Return weights as kernels bind them (``kernels/shared/packed.wgsl``), and where scales and zeros begin.
+
+    Of several parts of one form the codes of all come first, then the scales of all, then the zeros.
+    """
+    words = np.concatenate([part.words.reshape(-1) for part in parts])
+    scales = words_of(np.concatenate([part.scales.reshape(-1) for part in parts]))
+    zeros = [part.zeros.reshape(-1) for part in parts if part.zeros is not None]
+    whole = [words, scales, *([words_of(np.concatenate(zeros))] if zeros else [])]
+    return np.concatenate(whole), len(words), len(words) + len(scales)
 
 
 def packed_constants(weights: Packed) -> dict[str, int]:

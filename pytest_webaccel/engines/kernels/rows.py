@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, arrays, spread
+from pytest_webaccel.engines.kernels.program import Output, Program, require, spread
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def layer_norm(
     not fit.
     """
     _floats("x", x)
-    arrays(weight=weight, bias=bias)
+    require(np.ndarray, weight=weight, bias=bias)
     for name, array in (("weight", weight), ("bias", bias)):
         if array.dtype != np.float32 or array.shape != x.shape[-1:]:
             raise FeedError(
@@ -140,7 +140,7 @@ def _program(
 
 
 def _floats(name: str, array: NDArray[Any]) -> None:
-    arrays(**{name: array})
+    require(np.ndarray, **{name: array})
     if array.dtype != np.float32 or array.ndim == 0 or not array.size:
         raise FeedError(f"{name} is float32 with at least one element; got {array.dtype} of shape {list(array.shape)}")
 

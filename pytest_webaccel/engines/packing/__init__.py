@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pytest_webaccel.engines.packing.layout import BITS, GROUPS, pack, unpack
 from pytest_webaccel.engines.packing.mixed import allot
-from pytest_webaccel.engines.packing.nbits import from_matmul_nbits, to_matmul_nbits
+from pytest_webaccel.engines.packing.nbits import NBits, from_matmul_nbits, to_matmul_nbits
 from pytest_webaccel.engines.packing.packed import Packed
 from pytest_webaccel.engines.packing.quantise import Search, quantise
 
 __all__ = [
     "BITS",
     "GROUPS",
+    "NBits",
     "Packed",
     "Search",
     "allot",
