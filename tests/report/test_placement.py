@@ -1,30 +1,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_webaccel.report.data import ReportData
 from pytest_webaccel.report.placement import placement
-from pytest_webaccel.rows import PlacementRow
-from pytest_webaccel.terms import Evidence
 
+from .samples import a_placement
 from .test_html import assert_harmless
 
-
-def a_placement(**changes) -> PlacementRow:
-    values: dict[str, Any] = {
-        "run_id": "r",
-        "evidence": Evidence.SOFTWARE,
-        "test_id": "t",
-        "lane": "chromium:webgpu",
-        "model": "vad.onnx",
-        "build": "jsep",
-        "version": "1.30.0",
-        "provider": "JsExecutionProvider",
-        "nodes": 7,
-        "operators": {"Conv": 5, "Add": 2},
-    }
-    return PlacementRow(**{**values, **changes})
+if TYPE_CHECKING:
+    from pytest_webaccel.rows import PlacementRow
 
 
 def told(*rows: PlacementRow) -> str:
@@ -38,7 +24,7 @@ def test_nothing_is_said_where_no_model_was_loaded():
 def test_providers_are_counted_with_their_operators_and_each_node_named():
     cpu = a_placement(provider="CPUExecutionProvider", nodes=1, operators={"LSTM": 1}, names=["LSTM (cell)"])
     words = told(a_placement(names=["Conv (c)", "Add (a)"]), cpu)
-    assert "vad.onnx chromium:webgpu 1.30.0 jsep 1 CPUExecutionProvider LSTM x1 7 JsExecutionProvider Conv x5" in words
+    assert "silero chromium:webgpu 1.30.0 jsep 1 CPUExecutionProvider LSTM x1 7 JsExecutionProvider Conv x5" in words
     assert "CPUExecutionProvider LSTM (cell) JsExecutionProvider, the first 2 Conv (c) Add (a)" in words
 
 
