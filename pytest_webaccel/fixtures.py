@@ -141,10 +141,10 @@ def _webaccel_lease(
     session = session_of(_webaccel_item.config)
     draws = _draws(_webaccel_item, webaccel_strategy)
     with _webaccel_worker.lease(webaccel_lane.lane, _webaccel_item.nodeid, webaccel_strategy, draws=draws) as lease:
-        lease.planned.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
+        lease.plans.waiting.extend(_plans(_webaccel_item, session, webaccel_lane, webaccel_strategy))
         yield lease
-        if _webaccel_item.stash.get(PASSED_KEY, False) and (unfired := lease.unfired()):
-            pytest.fail(lease.never_fired(unfired), pytrace=False)
+        if _webaccel_item.stash.get(PASSED_KEY, False) and (said := lease.never_fired()):
+            pytest.fail(said, pytrace=False)
 
 
 @pytest.fixture

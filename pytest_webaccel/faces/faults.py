@@ -57,7 +57,7 @@ class Faults:
             times=times,
             recovery=strategy(recovery),
         )
-        self._lease.planned.extend([plan] * times)
+        self._lease.plans.waiting.extend([plan] * times)
 
     def expect_recovery(self, predicate: Callable[[], object], *, within_ms: float) -> float:
         """Return the milliseconds until ``predicate()`` is true, asked again and again.

@@ -26,11 +26,11 @@ from pytest_webaccel.errors import (
     WebAccelError,
 )
 from pytest_webaccel.faults import INJECTORS
-from pytest_webaccel.faults.schedule import chance_of
 from pytest_webaccel.pool.account import Account
 from pytest_webaccel.pool.asked import Asked, checked, told
 from pytest_webaccel.pool.lives import Life, Taken
 from pytest_webaccel.pool.mending import mend
+from pytest_webaccel.pool.plans import Plans, never_fired
 from pytest_webaccel.pool.request import Arrays, Load, Ping, Request, Run
 from pytest_webaccel.pool.story import Story, Terms, contradiction, unplanned_row
 from pytest_webaccel.pool.strike import CAUSE_S, OBSERVE_S, Strike
@@ -42,7 +42,6 @@ from pytest_webaccel.terms import (
     Damage,
     Fault,
     FaultPlan,
-    FaultPoint,
     OrtBuild,
     Outcome,
     Phases,
@@ -75,15 +74,21 @@ class Lease:
     """
 
     def __init__(
-        self, lane: LiveLane, terms: Terms, journal: Journal, folder: Path, record: Callable[[Row], None]
+        self,
+        lane: LiveLane,
+        terms: Terms,
+        journal: Journal,
+        folder: Path,
+        record: Callable[[Row], None],
+        life: Life | None = None,
     ) -> None:
         self.lane = lane
         self.terms = terms
-        self.planned: list[FaultPlan] = []
         self.requests = 0
         self.models: dict[str, ModelInfo] = {}
         self.recovering: Story | None = None
-        self.life = Life(None, lane.name, lane.probe.evidence)
+        self.life = life or Life(None, lane.name, lane.probe.evidence)
+        self.plans = Plans(lane.probe, terms, self.life)
         self._journal = journal
         self.folder = folder
         self._record = record
@@ -172,7 +177,7 @@ class Lease:
         async with self.transaction("run"):
             if story is not None:
                 reply = await self._after_cause(story, one)
-            elif (plan := self.next_plan(loads=False)) is not None:
+            elif (plan := self.plans.take(loads=False)) is not None:
                 reply = await self._disturbed(plan, one)
             else:
                 reply = await self._answer(self._request(one))
@@ -214,7 +219,7 @@ class Lease:
         if not self.life.fresh(Taken.HAND):
             return self.life.struck_before()
         if plan.fault is Fault.WORKER_CRASH:
-            injector = self.life.noting(injector, self._story(plan, ""), self._settle_stories)
+            injector = self.life.noting(injector, self.plans.story(plan, ""), self._settle_stories)
         await self.lane.spares.warm()
         self.lane.here.damages.clear()
         target = LaneTarget(self.lane)
@@ -236,23 +241,14 @@ class Lease:
         self._caused = story
         return story.damage
 
-    def unfired(self) -> tuple[FaultPlan, ...]:
-        """Return the planned faults that no request has met so far."""
-        return self.life.unspent(self.planned)
-
-    def never_fired(self, plans: Sequence[FaultPlan]) -> str:
-        """Have faults that were planned and never caused recorded as unknown; return what to say of them."""
+    def never_fired(self) -> str:
+        """Have faults that were planned and never caused recorded as unknown; return what to say of them, if any."""
+        plans = self.plans.unfired()
         for plan in plans:
-            story = self._story(plan, "")
+            story = self.plans.story(plan, "")
             story.detail = "planned and never caused: no request came that it could strike"
             self.tell(story)
-        left = ", ".join(f"{plan.fault} at {plan.at}" for plan in plans)
-        loads = "webaccel.load(...) of a model that the page does not hold yet"
-        wants = {loads if plan.at is FaultPoint.MID_LOAD else "webaccel.run(...)" for plan in plans}
-        return (
-            f"planned and never caused: {left}. The test made {self.requests} requests; such a fault strikes a "
-            f"{' or a '.join(sorted(wants))}. Make one for each fault, or plan fewer."
-        )
+        return never_fired(plans, self.requests) if plans else ""
 
     async def end(self) -> bool:
         """Leave the lane whole for the next test, write the rows; return whether it is whole."""
@@ -292,7 +288,7 @@ class Lease:
         request = Load(self.lane, info, chosen, deadline)
         if (story := self._caused_and_seen()) is not None:
             return await self._recovered_by(story, request, "the load that followed")
-        if (plan := self.next_plan(loads=True)) is not None:
+        if (plan := self.plans.take(loads=True)) is not None:
             return await self._disturbed_load(plan, request)
         if (here := request.present()) is not None:
             self.lane.want(here)
@@ -418,36 +414,17 @@ class Lease:
 
     # -- faults ------------------------------------------------------------------------------
 
-    def next_plan(self, *, loads: bool) -> FaultPlan | None:
-        """Take the next planned fault, if it is for a load, or for a run, as asked."""
-        for plan in [plan for plan in self.planned if (plan.at is FaultPoint.MID_LOAD) == loads]:
-            self.planned.remove(plan)
-            if self.life.fresh(Taken.LOAD if loads else Taken.RUN):
-                return plan
-        return None
-
-    def _story(self, plan: FaultPlan, model: str) -> Story:
-        return Story(plan, plan.recovery or self.terms.strategy, model)
-
     def _begun(self, plan: FaultPlan, model: str) -> tuple[Story, Injector]:
         """Return the story of a plan whose turn has come, and its injector; one that means nothing here is told too."""
-        story = self._story(plan, model)
+        story = self.plans.story(plan, model)
         try:
-            injector = self._injector(plan)
+            injector = self.plans.injector(plan, self.requests)
         except FaultError as error:
             story.detail = str(error)[:500]
             self.tell(story)
             raise
         story.kind = injector.variety
         return story, injector
-
-    def _injector(self, plan: FaultPlan) -> Injector:
-        injector = INJECTORS[plan.fault]
-        if reason := injector.meaning(self.lane.probe):
-            raise FaultError(f"lane {self.lane.name}: fault {plan.fault} has no meaning here: {reason}")
-        if reason := injector.misfit(plan.at):
-            raise FaultError(f"lane {self.lane.name}: fault {plan.fault} can never fire at {plan.at}: {reason}")
-        return injector.drawn(chance_of(self.terms.seed, self.terms.drawn_by, self.requests), self.lane.probe)
 
     def _take_caused(self) -> Story | None:
         story, self._caused = self._caused, None

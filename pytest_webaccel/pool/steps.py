@@ -150,7 +150,7 @@ class _Walk:
             lease.tell(struck)
             with told(struck):
                 await self._again(struck, asked_at)
-        plan = None if repeats else lease.next_plan(loads=False)
+        plan = None if repeats else lease.plans.take(loads=False)
         at = self._draw() if plan is not None else -1
         while (one := self._next()) is not None:
             if len(self._replies) == at:
@@ -159,7 +159,7 @@ class _Walk:
             else:
                 await self._step(one, None)
         if plan is not None:
-            lease.planned.insert(0, plan)  # the loop ended before the step that was drawn: it never fired
+            lease.plans.waiting.insert(0, plan)  # the loop ended before the step that was drawn: it never fired
             lease.life.unfired()
         for story in self._stories:
             story.steps = len(self._replies)

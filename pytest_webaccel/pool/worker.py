@@ -124,8 +124,8 @@ class Worker:
                 account=self._account,
                 draws=draws,
             )
-            lease = Lease(live, terms, self._journal, self.pool.folder, self.record)
-            lease.life = Life(self._ledgers.of(test_id), live.name, live.probe.evidence)
+            life = Life(self._ledgers.of(test_id), live.name, live.probe.evidence)
+            lease = Lease(live, terms, self._journal, self.pool.folder, self.record, life)
             self.held[lane] = lease
             try:
                 yield lease

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import duckdb  # imported before pytester forgets modules: DuckDB cannot be imported twice
@@ -17,6 +14,7 @@ import pytest
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.terms import Browser
+from tests.acceptance.interrupting import interrupted
 from tests.models import scaled_sum
 
 pytestmark = [
@@ -409,26 +407,12 @@ def test_an_interrupt_while_recovery_is_awaited_leaves_nothing(pytester, session
             webaccel_faults.expect_recovery(never, within_ms=100_000)
         """
     )
-    arguments = (*ALONE, "-p", "no:cacheprovider", LANE, "--webaccel-app=app", "--webaccel-db=runs.duckdb")
-    plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
-    said = pytester.path / "said.txt"
-    with said.open("wb") as out:
-        command = [*pytester._getpytestargs(), *plugins, *arguments]
-        process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
-        until = time.monotonic() + 60
-        while not (pytester.path / "asking").exists():
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < until, said.read_text()
-            try:
-                process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-        process.wait(60)
-    assert process.returncode == pytest.ExitCode.INTERRUPTED, said.read_text()
+    arguments = (*ALONE, LANE, "--webaccel-app=app", "--webaccel-db=runs.duckdb")
+    session_id = interrupted(pytester, "asking", arguments)
     assert rows(pytester, "select fault, outcome, detail from recoveries") == [
         ("page_reload", "unknown", "interrupted before its end")
     ]
     assert not left(tmp_path)
-    members = [child for child in psutil.process_iter(["cmdline"]) if os.getsid(child.pid) == process.pid]
-    assert not members, "Playwright's own process ends, too"
+    members = [child for child in psutil.process_iter(["cmdline"]) if os.getsid(child.pid) == session_id]
+    _, alive = psutil.wait_procs(members, timeout=5)
+    assert not alive, "Playwright's own process ends, too, a moment after ours"

@@ -73,7 +73,7 @@ CRASHING = """
     @pytest.fixture(autouse=True)
     def crash(request, _webaccel_lease):
         if "test_not_3d-" in request.node.nodeid or "-test_not_3d]" in request.node.nodeid:
-            _webaccel_lease.planned.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
+            _webaccel_lease.plans.waiting.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
 """
 
 

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import tempfile
-import time
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
 
 import duckdb  # imported before pytester forgets modules: DuckDB cannot be imported twice
 import psutil
@@ -18,10 +12,8 @@ import pytest
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.terms import Browser, Fault
+from tests.acceptance.interrupting import interrupted
 from tests.models import scaled_sum
-
-if TYPE_CHECKING:
-    import pathlib
 
 pytestmark = pytest.mark.skipif(
     browsers.find(Browser.CHROMIUM) is None, reason="no Chromium is here: python -m pytest_webaccel install"
@@ -134,21 +126,6 @@ def test_a_fault_may_be_aimed_at_a_whole_run_by_a_flag(pytester, session):
     ]
 
 
-def interrupted(pytester, seen, arguments):
-    """Run pytest, send Ctrl-C once a file called ``seen`` is there, and wait for its end."""
-    said = pytester.path / "said.txt"
-    with said.open("wb") as out:
-        plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
-        command = [*pytester._getpytestargs(), *plugins, "-p", "no:cacheprovider", *arguments]
-        process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
-        appeared = Deadline(60)
-        while not (pytester.path / seen).exists():
-            appeared.check(process, said)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-        process.wait(60)
-    assert process.returncode == pytest.ExitCode.INTERRUPTED, said.read_text()
-
-
 def assert_nothing_left(tmp_path):
     assert not list(tmp_path.glob("webaccel*"))
     assert not [
@@ -218,16 +195,3 @@ def test_an_interrupt_during_a_recovery_leaves_nothing_behind(pytester, session,
     undone = rows(pytester, "select transaction_id from transactions group by 1 having count(*) != 2")
     assert not undone, "every transaction that was started was committed or rolled back"
     assert_nothing_left(tmp_path)
-
-
-class Deadline:
-    """Waiting for another process, no longer than ``seconds`` and not beyond its end."""
-
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
-
-    def check(self, process: subprocess.Popen[bytes], said: pathlib.Path) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.05)
-        assert process.poll() is None, said.read_text()
-        assert time.monotonic() < self._until, said.read_text()

@@ -136,7 +136,7 @@ class Workers:
         with worker.lease(probe.lane, key, case.strategy) as lease:
             loaded = worker.call(lease.load(model(), None, deadline=_STEP_S), deadline=_STEP_S)
             if case.strategy is not None:
-                lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, recovery=case.strategy))
+                lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH, recovery=case.strategy))
             script = Script([{"x": each} for each in inputs], _CARRY, zero)
             begun = time.perf_counter()
             asked = run_steps(lease, loaded, script, deadline=_STEP_S)

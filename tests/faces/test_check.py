@@ -391,7 +391,7 @@ def test_answers_are_stored_beside_all_sets_or_none(setting, tmp_path):
 def test_nothing_of_a_part_is_held_after_it_broke_the_lane(setting):
     lease, runner = setting.lease, LaneRunner(setting.worker, setting.lease, None, 30.0)
     held, feeds = set(lease.models), {"x": np.zeros(4, np.float32), "to": np.array([4])}
-    lease.planned.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
+    lease.plans.waiting.append(FaultPlan(Fault.PAGE_CRASH, recovery=Strategy.NONE))
     assert runner.run(models.failing_reshape(), feeds).trouble is Kind.CRASHED
     assert set(lease.models) == held == set(lease.lane.holdings.models)
     assert runner.run(models.failing_reshape(), feeds).trouble is None

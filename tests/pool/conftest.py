@@ -65,10 +65,10 @@ class House:
         return driver
 
     @contextlib.asynccontextmanager
-    async def lease(self, lane=GPU, strategy=Strategy.COORDINATED, budget_s=120.0, seed=0):
+    async def lease(self, lane=GPU, strategy=Strategy.COORDINATED, budget_s=120.0, seed=0, life=None):
         async with self.pool.lease(lane) as live:
             terms = Terms("run", "test", "main", strategy, budget_s, seed)
-            lease = Lease(live, terms, self.journal, self.pool.folder, self.rows.append)
+            lease = Lease(live, terms, self.journal, self.pool.folder, self.rows.append, life)
             try:
                 yield lease
             finally:

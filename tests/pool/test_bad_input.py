@@ -21,7 +21,7 @@ async def struck(lease, model, fault, *, by_hand):
     if by_hand:
         await lease.cause(FaultPlan(fault))
     else:
-        lease.planned.append(FaultPlan(fault))
+        lease.plans.waiting.append(FaultPlan(fault))
         await ask(lease, model)
 
 
@@ -62,10 +62,10 @@ def test_a_plan_that_never_fired_is_said_and_recorded_as_unknown(at):
     async def body(house):
         async with house.lease(CPU) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned += [FaultPlan(Fault.CONNECTION_LOST, at)] * 2
+            lease.plans.waiting += [FaultPlan(Fault.CONNECTION_LOST, at)] * 2
             if at is FaultPoint.MID_REQUEST:
                 assert await ask(lease, model) == ANSWER
-            said = lease.never_fired(lease.unfired())
+            said = lease.never_fired()
         left = 1 if at is FaultPoint.MID_REQUEST else 2
         assert said.startswith(f"planned and never caused: {', '.join([f'connection_lost at {at}'] * left)}.")
         assert ("webaccel.load(...)" in said) == (at is FaultPoint.MID_LOAD)
@@ -82,7 +82,7 @@ def test_a_strategy_with_no_rung_left_gives_up_and_the_lane_comes_back_when_it_c
         clock = asyncio.get_running_loop().time
         async with house.lease(CPU, strategy=strategy) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             house.broken.add(Browser.FAKE)
             begun = clock()
             with pytest.raises(RecoveryError, match="gave up"):
@@ -104,7 +104,7 @@ def test_a_budget_of_zero_recovers_nothing_and_says_so(strategy):
     async def body(house):
         async with house.lease(CPU, strategy=strategy, budget_s=0.0) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(Fault.PAGE_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.PAGE_CRASH))
             with pytest.raises(RecoveryError, match="the budget of 0 s is spent"):
                 await ask(lease, model)
         [row] = house.recoveries
@@ -125,7 +125,7 @@ def test_a_spare_that_does_not_start_is_done_without_and_told(how):
         clock = asyncio.get_running_loop().time
         async with house.lease(CPU) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
+            lease.plans.waiting.append(FaultPlan(Fault.CONNECTION_LOST))
             begun = clock()
             assert await ask(lease, model) == ANSWER
             assert clock() - begun < IN_TIME
@@ -172,7 +172,7 @@ def test_a_circuit_breaker_opens_lets_one_trial_through_and_closes_on_its_succes
 def test_no_recovery_at_all_is_recorded_as_failed():
     async def body(house):
         async with house.lease(CPU, strategy=Strategy.NONE) as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             with pytest.raises(RecoveryError, match="strategy none tries nothing"):
                 await ask(lease)
         [row] = house.recoveries

@@ -29,11 +29,11 @@ def test_a_fault_by_hand_is_seen_and_the_next_request_recovered_and_recorded(fau
     async def body(house):
         async with house.lease(strategy=Strategy.NONE) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST, recovery=Strategy.SIMPLE))
+            lease.plans.waiting.append(FaultPlan(Fault.CONNECTION_LOST, recovery=Strategy.SIMPLE))
             assert (await lease.cause(FaultPlan(fault, recovery=strategy))).symptom is symptom
             await asyncio.sleep(100)  # what the test does meanwhile is no part of the recovery
             assert await ask(lease, model) == ANSWER
-            assert len(lease.unfired()) == 1
+            assert len(lease.plans.unfired()) == 1
             assert await ask(lease, model) == ANSWER
         row, planned = house.recoveries
         assert (row.fault, row.strategy, row.outcome, row.detail) == (fault, strategy, Outcome.RECOVERED, "")

@@ -38,7 +38,7 @@ def test_a_request_whose_browser_starts_no_more_is_answered_by_the_other_engine(
         with worker.lease(lane, "test") as lease:
             model = worker.call(lease.load(models.scaled_sum(), None, deadline=60), deadline=60)
             refused = _refuse(worker, lane.browser)
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             arrays, _ = worker.call(lease.run(model, {"x": x, "y": x}, deadline=30), deadline=90)
             assert arrays["z"].tolist() == [4, 8]
             assert lease.lane.here.lane == other

@@ -57,12 +57,12 @@ def test_each_fault_is_recovered_at_each_point(fault, at, strategy):
     async def body(house):
         async with house.lease(strategy=Strategy.NONE) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(fault, at, recovery=strategy))
+            lease.plans.waiting.append(FaultPlan(fault, at, recovery=strategy))
             if at is FaultPoint.MID_LOAD:
                 model = await lease.load(models.scaled_sum(), None, deadline=5)
             assert await ask(lease, model, deadline=5) == ANSWER
             assert await ask(lease, model, deadline=5) == ANSWER
-            assert lease.unfired() == ()
+            assert lease.plans.unfired() == ()
             assert lease.lane.here.channel.session.pending == {}
         [row] = house.recoveries
         assert (row.fault, row.strategy, row.outcome) == (fault, strategy, Outcome.RECOVERED), row.detail
@@ -98,7 +98,7 @@ def test_each_fault_is_recovered_at_each_point(fault, at, strategy):
 def test_progressive_takes_the_cheapest_rung_that_fits(fault, rung):
     async def body(house):
         async with house.lease(strategy=Strategy.PROGRESSIVE) as lease:
-            lease.planned.append(FaultPlan(fault))
+            lease.plans.waiting.append(FaultPlan(fault))
             assert await ask(lease) == ANSWER
         assert house.recoveries[0].rungs == rung
 
@@ -109,7 +109,7 @@ def test_progressive_takes_the_cheapest_rung_that_fits(fault, rung):
 def test_a_page_that_hangs_costs_the_wait_for_its_connection_and_not_that_for_its_answer(strategy):
     async def body(house):
         async with house.lease(strategy=strategy) as lease:
-            lease.planned.append(FaultPlan(Fault.COMPONENT_TIMEOUT))
+            lease.plans.waiting.append(FaultPlan(Fault.COMPONENT_TIMEOUT))
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert row.rungs == "reconnect,new_page"
@@ -121,7 +121,7 @@ def test_a_page_that_hangs_costs_the_wait_for_its_connection_and_not_that_for_it
 def test_a_lane_that_breaks_behind_its_answer_is_whole_again_with_its_models():
     async def body(house):
         async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
+            lease.plans.waiting.append(FaultPlan(Fault.CONNECTION_LOST))
             assert await ask(lease) == ANSWER
             lease.lane.here.driver.crash_page()
             await lease.lane.here.damage({Symptom.PAGE_CRASHED}, deadline=5.0)
@@ -141,7 +141,7 @@ def test_a_browser_that_starts_no_more_is_stood_in_for_by_the_other_engine(strat
         async with house.lease(lane, strategy) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
             house.broken.add(lane.browser)
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease, model) == ANSWER
             assert lease.lane.here.lane == other
             assert await ask(lease, model) == ANSWER
@@ -182,7 +182,7 @@ def test_without_recovery_the_request_fails_and_the_lane_is_whole_again_after_th
     async def body(house):
         async with house.lease(strategy=Strategy.NONE) as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
-            lease.planned.append(FaultPlan(fault, at))
+            lease.plans.waiting.append(FaultPlan(fault, at))
             with pytest.raises(RecoveryError, match="strategy none tries nothing"):
                 await ask(lease, model)
             assert lease.lane.here.channel.session.pending == {}
@@ -215,7 +215,7 @@ def test_a_fault_that_only_runs_can_see_is_met_by_the_next_run_whatever_was_load
 def test_an_answer_given_before_the_fault_stands_though_the_lane_is_not_mended():
     async def body(house):
         async with house.lease(strategy=Strategy.NONE) as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, FaultPoint.AFTER))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH, FaultPoint.AFTER))
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert row.outcome == Outcome.FAILED
@@ -229,7 +229,7 @@ def test_a_recovered_answer_that_contradicts_its_reference_is_not_delivered():
         async with house.lease() as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
             for _ in range(2):
-                lease.planned.append(FaultPlan(Fault.CONNECTION_LOST))
+                lease.plans.waiting.append(FaultPlan(Fault.CONNECTION_LOST))
             arrays, _ = await lease.run(model, FEEDS, deadline=30, expect={"z": np.array([8, 12], np.float32)})
             assert arrays["z"].tolist() == ANSWER
             words = r"(?s)after connection_lost by strategy coordinated.*not delivered: output 'z'.*worst at \[1\]"
@@ -251,11 +251,11 @@ def test_planned_faults_that_no_request_met_are_told():
         async with house.lease() as lease:
             model = await lease.load(models.scaled_sum(), None, deadline=30)
             plans = [FaultPlan(Fault.CONNECTION_LOST), FaultPlan(Fault.DEVICE_LOST)]
-            lease.planned.extend(plans)
+            lease.plans.waiting.extend(plans)
             assert await ask(lease, model) == ANSWER
-            assert lease.unfired() == (plans[1],)
+            assert lease.plans.unfired() == (plans[1],)
             assert await ask(lease, model) == ANSWER
-            assert lease.unfired() == ()
+            assert lease.plans.unfired() == ()
 
     live(body)
 
@@ -320,7 +320,7 @@ def test_a_cancelled_request_leaves_nothing_behind():
             cancelled = 0
             for fault in Fault:
                 for pause in (0.0, 0.005, 0.015, 0.05, 0.2):
-                    lease.planned[:] = [FaultPlan(fault)]
+                    lease.plans.waiting[:] = [FaultPlan(fault)]
                     task = asyncio.ensure_future(ask(lease, model))
                     await asyncio.sleep(pause)
                     task.cancel()
@@ -329,7 +329,7 @@ def test_a_cancelled_request_leaves_nothing_behind():
                     assert outcome == ANSWER or isinstance(outcome, asyncio.CancelledError)
                     assert house.journal.open_transactions() == ()
             assert cancelled >= 10
-            lease.planned.clear()
+            lease.plans.waiting.clear()
             assert await lease.lane.settle()
             assert await ask(lease, model) == ANSWER
 
@@ -345,7 +345,7 @@ def test_a_model_whose_lease_has_ended_is_not_brought_back_by_later_repairs(tmp_
             await lease.load(path, None, deadline=30)
         path.unlink()
         async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert (row.outcome, row.lost) == ("recovered", 0)

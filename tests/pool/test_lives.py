@@ -66,12 +66,12 @@ class Lives:
             ledgers = Ledgers(self.folder)
             try:
                 with contextlib.suppress(Died):
-                    async with home.lease(strategy=strategy) as lease:
-                        lease.life = Life(ledgers.of("test"), GPU, Evidence.FAKE)
-                        lease.planned.extend(plans)
+                    life = Life(ledgers.of("test"), GPU, Evidence.FAKE)
+                    async with home.lease(strategy=strategy, life=life) as lease:
+                        lease.plans.waiting.extend(plans)
                         try:
                             await body(lease)
-                            ended.append(lease.unfired())
+                            ended.append(lease.plans.unfired())
                         except Died:
                             lease._stories.clear()  # a killed worker writes no rows
                             raise
@@ -199,7 +199,7 @@ def test_without_a_worker_that_could_be_replaced_the_control_says_so(monkeypatch
 
     async def body(home):
         async with home.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, recovery=Strategy.WORKER_RESTART))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH, recovery=Strategy.WORKER_RESTART))
             with pytest.raises(ConfigurationError, match="-n1"):
                 await ask(lease, 1)
 

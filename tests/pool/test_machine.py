@@ -73,11 +73,11 @@ class PoolAndRecovery(RuleBasedStateMachine):
         self.loaded[which] = self.run(self.lease.load(MODELS[which], None, deadline=30))
 
     @rule(which=st.integers(0, 1), fault=st.sampled_from(FAULTS), strategy=strategies)
-    @precondition(lambda self: self.lease and not self.struck and not self.lease.unfired())
+    @precondition(lambda self: self.lease and not self.struck and not self.lease.plans.unfired())
     def load_under_fault(self, which, fault, strategy):
         if INJECTORS[fault].meaning(self.lease.lane.probe) or INJECTORS[fault].misfit(FaultPoint.MID_LOAD):
             return
-        self.lease.planned.append(FaultPlan(fault, FaultPoint.MID_LOAD, recovery=strategy))
+        self.lease.plans.waiting.append(FaultPlan(fault, FaultPoint.MID_LOAD, recovery=strategy))
         self.planned += 1
         self.loaded[which] = self.run(self.lease.load(MODELS[which], None, deadline=30))
 
@@ -86,7 +86,7 @@ class PoolAndRecovery(RuleBasedStateMachine):
     def request(self, data, fault, at, strategy):
         model = self.loaded[data.draw(st.sampled_from(sorted(self.loaded)))]
         if fault is not None and not (INJECTORS[fault].meaning(self.lease.lane.probe) or INJECTORS[fault].misfit(at)):
-            self.lease.planned.append(FaultPlan(fault, at, recovery=strategy))
+            self.lease.plans.waiting.append(FaultPlan(fault, at, recovery=strategy))
             self.planned += 1
         self.number += 1
         self.struck = False
@@ -99,9 +99,9 @@ class PoolAndRecovery(RuleBasedStateMachine):
         assert self.lease.lane.here.channel.session.pending == {}
 
     @rule(at=st.sampled_from([FaultPoint.BEFORE, FaultPoint.MID_REQUEST, FaultPoint.DURING_RECOVERY]))
-    @precondition(lambda self: self.lease and self.loaded and not self.lease.unfired() and not self.struck)
+    @precondition(lambda self: self.lease and self.loaded and not self.lease.plans.unfired() and not self.struck)
     def request_that_is_not_recovered(self, at):
-        self.lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, at, recovery=Strategy.NONE))
+        self.lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH, at, recovery=Strategy.NONE))
         self.planned += 1
         x = np.ones(2, np.float32)
         try:
@@ -138,7 +138,7 @@ class PoolAndRecovery(RuleBasedStateMachine):
             await self.scope.__aexit__(None, None, None)
             return whole, state
 
-        self.planned -= len(self.lease.unfired())
+        self.planned -= len(self.lease.plans.unfired())
         self.struck = False
         whole, _ = self.run(leave())
         assert whole

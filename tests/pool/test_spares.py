@@ -19,7 +19,7 @@ from tests.pool.conftest import ANSWER, ask, live
 def test_coordinated_fails_over_to_the_warm_spare(fault):
     async def body(house):
         async with house.lease() as lease:
-            lease.planned.append(FaultPlan(fault))
+            lease.plans.waiting.append(FaultPlan(fault))
             assert await ask(lease, deadline=5) == ANSWER
         [row] = house.recoveries
         assert (row.rungs, row.spare, row.load_ms) == ("use_spare", True, 0)
@@ -31,7 +31,7 @@ def test_coordinated_fails_over_to_the_warm_spare(fault):
 def test_a_second_spare_takes_over_where_the_first_is_struck_as_well():
     async def body(house):
         async with house.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.PAGE_CRASH, FaultPoint.DURING_RECOVERY))
+            lease.plans.waiting.append(FaultPlan(Fault.PAGE_CRASH, FaultPoint.DURING_RECOVERY))
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert row.rungs.split(",").count("use_spare") == 2
@@ -44,7 +44,7 @@ def test_a_second_spare_takes_over_where_the_first_is_struck_as_well():
 def test_parallel_races_the_spare_with_a_cold_start_and_leaves_no_loser_behind():
     async def body(house):
         async with house.lease(strategy=Strategy.PARALLEL) as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert row.rungs == "use_spare,restart_browser"
@@ -62,7 +62,7 @@ def test_a_spare_takes_over_and_a_new_one_is_made_ready(by_hand):
                 assert await ask(lease, model) == ANSWER
                 await lease.cause(FaultPlan(Fault.BROWSER_CRASH))
             else:
-                lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+                lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease, model) == ANSWER
         [row] = house.recoveries
         assert (row.outcome, row.load_ms, row.attempts) == ("recovered", 0.0, 1)
@@ -102,7 +102,7 @@ def test_a_spare_that_died_is_replaced():
             await lease.lane.spares.warm()
             house.fleet.drivers[1].kill()
             assert not lease.lane.spares.ready
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert await ask(lease, model) == ANSWER
         [row] = house.recoveries
         assert (row.outcome, row.load_ms) == ("recovered", 0.0)

@@ -87,9 +87,9 @@ STRATEGIES = [Strategy.SIMPLE, Strategy.PROGRESSIVE, Strategy.PARALLEL, Strategy
 def test_a_fault_in_the_middle_changes_no_answer(strategy, fault):
     async def body(home):
         async with home.lease() as lease:
-            lease.planned.append(FaultPlan(fault, recovery=strategy))
+            lease.plans.waiting.append(FaultPlan(fault, recovery=strategy))
             assert sums(await walk(lease)) == pytest.approx(expected())
-            assert not lease.unfired()
+            assert not lease.plans.unfired()
         (row,) = home.recoveries
         assert (row.outcome, row.steps, row.duplicated) == (Outcome.RECOVERED, STEPS, 0)
         redone = home.transactions.count(("step", "started")) - STEPS
@@ -107,7 +107,7 @@ def test_a_fault_in_the_middle_changes_no_answer(strategy, fault):
 def test_coordinated_goes_on_from_the_last_checkpoint(seed):
     async def body(home):
         async with home.lease(seed=seed) as lease:
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH, recovery=Strategy.COORDINATED))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH, recovery=Strategy.COORDINATED))
             assert sums(await walk(lease, checkpoint=3)) == pytest.approx(expected())
         (row,) = home.recoveries
         assert row.outcome == Outcome.RECOVERED
@@ -132,9 +132,9 @@ def test_a_fault_by_hand_is_recovered_by_the_first_step():
 def test_a_fault_drawn_for_a_step_that_never_came_is_not_fired():
     async def body(home):
         async with home.lease() as lease:
-            lease.planned.append(FaultPlan(Fault.DEVICE_LOST))
+            lease.plans.waiting.append(FaultPlan(Fault.DEVICE_LOST))
             assert len(await walk(lease, lambda step, before: FEEDS[0] if step == 0 else None)) == 1
-            assert len(lease.unfired()) == 1
+            assert len(lease.plans.unfired()) == 1
 
     live(body)
 

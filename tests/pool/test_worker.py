@@ -102,7 +102,7 @@ def test_words_that_cannot_be_meant_are_refused_with_those_that_can(bench, call,
     with bench.worker.lease(GPU, "test") as lease:
         with pytest.raises(kind, match=words):
             call(Faults(bench.worker, lease))
-        assert lease.unfired() == ()
+        assert lease.plans.unfired() == ()
 
 
 def test_a_fault_by_hand_is_recovered_by_the_strategy_it_names(bench):
@@ -123,7 +123,7 @@ def test_a_real_browsers_spare_takes_over_and_another_is_made_ready():
             face = bench.face(lease)
             model = face.load(models.scaled_sum())
             first = lease.lane.here.driver.pid
-            lease.planned.append(FaultPlan(Fault.BROWSER_CRASH))
+            lease.plans.waiting.append(FaultPlan(Fault.BROWSER_CRASH))
             assert face.run(model, FEEDS)["z"].tolist() == ANSWER
             assert lease.lane.here.driver.pid not in {None, first}
         [statistics] = bench.worker.pool.statistics()

@@ -112,10 +112,10 @@ class Ours:
     @staticmethod
     def _ask(worker: Worker, lease: Lease, plan: FaultPlan, work: Work) -> str:
         if plan.at is FaultPoint.MID_LOAD:
-            lease.planned.append(plan)
+            lease.plans.waiting.append(plan)
         loaded = worker.call(lease.load(model(), None, deadline=_REQUEST_S), deadline=_CALL_S)
         if plan.at is not FaultPoint.MID_LOAD:
-            lease.planned.append(plan)
+            lease.plans.waiting.append(plan)
         asked = lease.run(loaded, {"x": work.x}, deadline=_REQUEST_S, expect={"y": work.y})
         answer, _ = worker.call(asked, deadline=_CALL_S)
         return wrong(work, answer["y"])

@@ -107,11 +107,11 @@ def _requests(worker: Worker, lease: Lease, struck: Struck) -> None:
     blow = struck.blow
     plan = FaultPlan(blow.fault, blow.point, recovery=blow.strategy)
     if blow.point is FaultPoint.MID_LOAD:
-        lease.planned.append(plan)
+        lease.plans.waiting.append(plan)
     loaded = worker.call(lease.load(model(), None, deadline=_REQUEST_S), deadline=_CALL_S)
     for part in ("before", "struck", "after"):
         if part == "struck" and blow.point is not FaultPoint.MID_LOAD:
-            lease.planned.append(plan)
+            lease.plans.waiting.append(plan)
         work = Work.drawn(f"soak-{blow.number}-{part}")
         asked = lease.run(loaded, {"x": work.x}, deadline=_REQUEST_S, expect={"y": work.y})
         answer, reply = worker.call(asked, deadline=_CALL_S)
