@@ -28,7 +28,7 @@ def interrupted(pytester: pytest.Pytester, seen: str, arguments: Sequence[str]) 
     said = pytester.path / "said.txt"
     plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
     command = [*pytester._getpytestargs(), *plugins, "-p", "no:cacheprovider", *arguments]
-    with said.open("wb") as out:
+    with said.open("w") as out:
         process = pytester.popen(command, start_new_session=True, stdout=out, stderr=subprocess.STDOUT)
         try:
             until = time.monotonic() + _APPEARS_S

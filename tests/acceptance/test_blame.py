@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_real_defect_is_found_blamed_and_shown_by_its_page(pytester, monkeypat
         assert asyncio.run(shown("&provider=wasm")).startswith("RIGHT, beside onnxruntime-cpu")
 
 
-def between(operator: str, output: str = "m", **attributes: object) -> bytes:
+def between(operator: str, output: str = "m", **attributes: Any) -> bytes:
     """Six steps, of which the fourth is ``operator``."""
     value = helper.make_tensor_value_info
     nodes = [
@@ -139,7 +140,7 @@ def between(operator: str, output: str = "m", **attributes: object) -> bytes:
         operator,
         [value("x", TensorProto.FLOAT, [1, 1, 8, 8])],
         [value("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.float32(1000), "large")],
+        [numpy_helper.from_array(np.array(1000, np.float32), "large")],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     data: bytes = made.SerializeToString()

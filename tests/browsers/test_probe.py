@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +26,9 @@ from pytest_webaccel.pool.worker import Worker, installation_of
 from pytest_webaccel.rows import LaneRow
 from pytest_webaccel.terms import Backend, Browser, Evidence, Fault, Lane, ProbeResult, Strategy
 from pytest_webaccel.testing import stand_in_ort
+
+if TYPE_CHECKING:
+    from pytest_webaccel.rows import Row
 
 WEBGPU = Lane(Browser.CHROMIUM, Backend.WEBGPU)
 SWIFTSHADER = swiftshader()  # before tests move the cache
@@ -71,7 +75,8 @@ def test_a_gpu_that_cannot_serve_the_browser_is_left_alone_and_its_lanes_say_so(
         assert found[backend].adapter.endswith("(the GPU here cannot serve this browser)")
     assert installation_of(found[Backend.WEBGPU]).software
     assert found == {result.lane.backend: result for result in probe_sync([chromium])}, "and it is remembered so"
-    table, rows = [found[Backend.WEBGPU]], []
+    table = [found[Backend.WEBGPU]]
+    rows: list[Row] = []
     worker = Worker(table, run_id="r", worker="w", strategy=Strategy.NONE, record=rows.append, ort=stand_in_ort()[0])
     try:
         with worker.lease(WEBGPU, "test"):

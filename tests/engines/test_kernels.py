@@ -5,23 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import (
-    KERNELS,
-    attention,
-    embedding,
-    gelu,
-    layer_norm,
-    manifest,
-    matmul_nbits,
-    rope,
-    silu,
-    softmax,
-)
+from pytest_webaccel.engines.kernels import KERNELS, manifest
 from pytest_webaccel.engines.kernels.manifest import names
 from pytest_webaccel.engines.kernels.program import spread
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
+
+#: As a user calls them: by name, and nothing keeps a wrong type away.
+attention = KERNELS["attention"]
+embedding = KERNELS["embedding"]
+gelu = KERNELS["gelu"]
+layer_norm = KERNELS["layer_norm"]
+matmul_nbits = KERNELS["matmul_nbits"]
+rope = KERNELS["rope"]
+silu = KERNELS["silu"]
+softmax = KERNELS["softmax"]
 
 WEIGHTS = quantise(np.ones((70, 200), np.float32), 4)
 X = np.ones((3, 200), np.float32)
