@@ -8,28 +8,16 @@ override GROUP: u32;
 override SCALE_BITS: u32 = 16;
 override HAS_ZEROS: bool = true;
 
-// Code `at` of codes that begin at word `base`, a row's or a group's first.
+// Code `at` of codes that begin at word `base`, a row's or a group's first. One of three bits may lie across two words.
 fn code_at(base: u32, at: u32) -> f32 {
-  let first = base + at / 32u * BITS;
-  if (BITS == 3u) {
-    let low = (packed[first + at % 32u / 16u] >> (at % 16u * 2u)) & 3u;
-    return f32(low | (((packed[first + 2u] >> (at % 32u)) & 1u) << 2u));
+  let first = at % 32u * BITS;
+  let word = base + at / 32u * BITS + first / 32u;
+  let shift = first % 32u;
+  var code = packed[word] >> shift;
+  if (shift + BITS > 32u) {
+    code |= packed[word + 1u] << (32u - shift);
   }
-  let bit = at % 32u * BITS;
-  return f32((packed[first + bit / 32u] >> (bit % 32u)) & ((1u << BITS) - 1u));
-}
-
-// Codes 4 * part to 4 * part + 3 of the block of 32 whose words begin at `base`.
-fn codes_at(base: u32, part: u32) -> vec4<f32> {
-  let lanes = vec4<u32>(0u, 1u, 2u, 3u);
-  if (BITS == 3u) {
-    let low = (vec4<u32>(packed[base + part / 4u]) >> ((part % 4u) * 8u + lanes * 2u)) & vec4<u32>(3u);
-    let high = (vec4<u32>(packed[base + 2u]) >> (part * 4u + lanes)) & vec4<u32>(1u);
-    return vec4<f32>(low | (high << vec4<u32>(2u)));
-  }
-  let first = part * 4u * BITS;
-  let word = packed[base + first / 32u];
-  return vec4<f32>((vec4<u32>(word) >> (first % 32u + lanes * BITS)) & vec4<u32>((1u << BITS) - 1u));
+  return f32(code & ((1u << BITS) - 1u));
 }
 
 fn scale_at(begin: u32, group: u32) -> f32 {

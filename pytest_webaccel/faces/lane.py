@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pytest_webaccel.engines.kernels import Tensor
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faces.arguments import Manner
     from pytest_webaccel.parity.blame import Blame
@@ -129,7 +130,6 @@ class WebAccel:
         cannot hold, FeedError for inputs that do not fit, ModelError when it fails.
         """
         from pytest_webaccel.engines.kernels import KERNELS
-        from pytest_webaccel.pool.kernels import run_kernel
 
         if name not in KERNELS:
             raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
@@ -137,7 +137,20 @@ class WebAccel:
             given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
         except TypeError as error:
             raise ConfigurationError(f"kernel {name}: {error}") from None
-        work = run_kernel(self._lease, KERNELS[name](*given.args, **given.kwargs), deadline=timeout)
+        program = KERNELS[name](*given.args, **given.kwargs)
+        return self.compute({output: program[output] for output in program.outputs}, timeout=timeout)
+
+    def compute(self, outputs: Mapping[str, Tensor], *, timeout: float = DEADLINE_S) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what kernels compute that feed one another, arrays by name.
+
+        ``outputs`` are tensors of programs of :mod:`pytest_webaccel.engines.kernels`: what lies between them stays on
+        the device, and so do :class:`~pytest_webaccel.engines.kernels.Resident` weights, to the end of the test. Raises
+        as :meth:`kernel` does.
+        """
+        from pytest_webaccel.engines.kernels import Plan
+        from pytest_webaccel.pool.kernels import run_kernels
+
+        work = run_kernels(self._lease, Plan.of(outputs), deadline=timeout)
         return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)
 
     def check(

@@ -25,6 +25,9 @@ export function within(promise, ms, what) {
   return Promise.race([promise, /** @type {Promise<T>} */ (late)]).finally(() => clearTimeout(timer));
 }
 
+/** What a device is asked for where the adapter has it: kernels look whether it has. */
+const FEATURES = /** @type {const} */ (["shader-f16", "subgroups"]);
+
 export class LaneDevice {
   /**
    * @param {"webgpu" | "webnn" | "cpu"} backend
@@ -86,7 +89,9 @@ export class LaneDevice {
     const adapter = await within(navigator.gpu.requestAdapter(), ACQUIRE_MS, "requestAdapter");
     if (!adapter) throw new Error("requestAdapter answered null: no WebGPU adapter");
     const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, Number(adapter.limits[name])]));
-    const device = await within(adapter.requestDevice({ requiredLimits }), ACQUIRE_MS, "requestDevice");
+    const requiredFeatures = FEATURES.filter((name) => adapter.features.has(name));
+    const asking = adapter.requestDevice({ requiredLimits, requiredFeatures });
+    const device = await within(asking, ACQUIRE_MS, "requestDevice");
     this.watch(device, generation);
     device.queue.submit([]);
     await within(device.queue.onSubmittedWorkDone(), ACQUIRE_MS, "onSubmittedWorkDone");

@@ -1,12 +1,19 @@
-// Engine `kernels` on WebGPU: one compute shader, its buffers, its answer. What is computed is said by the server.
+// Engine `kernels` on WebGPU: compute shaders one after the other, their buffers, their answers. What is computed is said
+// by the server.
 
 import { OperationError, asOperationError } from "./onnx.mjs";
 
-/** @typedef {{name: string, dtype: string, shape: number[], bytes: number}} Output */
+/** @typedef {{name: string, buffer: string, dtype: string, shape: number[], bytes: number}} Output */
 /**
- * @typedef {{kernel: string, code: string, entry: string, constants: Record<string, number>,
- *   bindings: string[], uniform: number[], outputs: Output[], workgroups: number[]}} Program
+ * @typedef {{kernel: string, code: number, entry: string, constants: Record<string, number>, bindings: string[],
+ *   uniform: number[], workgroups: number[]}} Step a binding without a name is that of the uniform
  */
+/**
+ * @typedef {{codes: string[], steps: Step[], temporaries: {name: string, bytes: number}[], constants: string[],
+ *   outputs: Output[], repeats: number}} Plan
+ */
+/** @typedef {{name: string, data: ArrayBuffer}} Sent */
+/** @typedef {{pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: number[]}} Ready */
 
 const LEAST_BYTES = 16; // a binding of nothing is none
 const BYTES_OF_COPY = 4;
@@ -18,21 +25,23 @@ export class Kernels {
     this.device = device;
     /** Pipelines of the present device by what they are made of. @type {Map<string, Promise<GPUComputePipeline>>} */
     this.pipelines = new Map();
+    /** What stays on the present device, by key. @type {Map<string, GPUBuffer>} */
+    this.kept = new Map();
     this.generation = 0;
   }
 
   /**
-   * Runs a program once.
-   * @param {Program} program
-   * @param {{name: string, data: ArrayBuffer}[]} tensors inputs, by the names of bindings
+   * Runs a plan once, and `repeats` times more with the clock beside it.
+   * @param {Plan} plan
+   * @param {Sent[]} tensors inputs, and constants that are not kept yet, by their names
    */
-  async run(program, tensors) {
+  async run(plan, tensors) {
     const [gpu] = this.device.gpus();
     if (!gpu) throw new OperationError("unsupported", "this lane has no WebGPU device");
-    if (this.generation !== this.device.generation) this.pipelines.clear();
+    if (this.generation !== this.device.generation) this.reset();
     this.generation = this.device.generation;
     try {
-      return await Promise.race([this.onDevice(gpu, program, tensors), this.device.lost]);
+      return await Promise.race([this.onDevice(gpu, plan, tensors), this.device.lost]);
     } catch (error) {
       // A lost device fails what is asked of it before it says that it is lost.
       const late = new Promise((resolve) => setTimeout(resolve, LOSS_MS));
@@ -41,52 +50,105 @@ export class Kernels {
     }
   }
 
-  /** @param {GPUDevice} gpu @param {Program} program @param {{name: string, data: ArrayBuffer}[]} tensors */
-  async onDevice(gpu, program, tensors) {
-    const pipeline = await this.pipeline(gpu, program);
+  /** Forgets what belongs to a device that is gone, with all that it had. */
+  reset() {
+    this.pipelines.clear();
+    this.kept.clear();
+  }
+
+  /** @param {string[]} keys @returns {number} how many there were */
+  free(keys) {
+    for (const key of keys) this.kept.get(key)?.destroy();
+    return keys.filter((key) => this.kept.delete(key)).length;
+  }
+
+  /** @param {GPUDevice} gpu @param {Plan} plan @param {Sent[]} tensors */
+  async onDevice(gpu, plan, tensors) {
+    const begun = performance.now();
+    const pipelines = await Promise.all(plan.steps.map((step) => this.pipeline(gpu, step, plan.codes[step.code])));
+    const compile_ms = performance.now() - begun;
+    /** @type {GPUBuffer[]} */
+    const passing = [];
+    const what = plan.steps.length === 1 ? plan.steps[0].kernel : `${plan.steps.length} programs`;
     gpu.pushErrorScope("out-of-memory");
     gpu.pushErrorScope("validation");
-    /** @type {GPUBuffer[]} */
-    const buffers = [];
     try {
-      const { entries, outputs } = bound(gpu, program, tensors, buffers);
-      const group = gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries });
-      const [x, y, z] = program.workgroups;
-      const encoder = gpu.createCommandEncoder();
-      const pass = encoder.beginComputePass();
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(x, y, z);
-      pass.end();
-      gpu.queue.submit([encoder.finish()]);
-      return { tensors: await Promise.all(outputs.map((output) => fetched(gpu, output, buffers))) };
+      const buffers = this.buffers(gpu, plan, tensors, passing);
+      const ready = plan.steps.map((step, at) => bound(gpu, step, pipelines[at], buffers, passing));
+      const inputs = tensors.filter(({ name }) => !plan.constants.includes(name));
+      const outputs = plan.outputs.map((spec) => ({ spec, staging: made(gpu, spec.bytes, READ, passing) }));
+      const once = async () => {
+        const from = performance.now();
+        for (const { name, data } of inputs) filled(gpu, /** @type {GPUBuffer} */ (buffers.get(name)), data);
+        const answer = await answered(gpu, ready, buffers, outputs);
+        return { answer, ms: performance.now() - from };
+      };
+      const first = await once();
+      const times = [];
+      for (let turn = 0; turn < plan.repeats; turn++) times.push((await once()).ms);
+      const sizes = { kept_bytes: total(this.kept.values()), passing_bytes: total(passing) };
+      return { value: { compile_ms, first_ms: first.ms, times_ms: times, ...sizes }, tensors: first.answer };
     } finally {
       const problems = [await gpu.popErrorScope(), await gpu.popErrorScope()];
-      for (const buffer of buffers) buffer.destroy();
+      for (const buffer of passing) buffer.destroy();
       const problem = problems.find((one) => one);
-      if (problem) throw new OperationError("kernel", `${program.kernel}: ${problem.message}`);
+      if (problem) {
+        this.free(tensors.map(({ name }) => name)); // what could not be allocated must not count as kept
+        throw new OperationError("kernel", `${what}: ${problem.message}`);
+      }
     }
   }
 
-  /** @param {GPUDevice} gpu @param {Program} program */
-  pipeline(gpu, program) {
-    const key = JSON.stringify([program.code, program.entry, program.constants]);
+  /**
+   * Returns the buffers of a plan by name: what was sent, what is kept, and what programs write.
+   * @param {GPUDevice} gpu
+   * @param {Plan} plan
+   * @param {Sent[]} tensors
+   * @param {GPUBuffer[]} passing takes what must be destroyed
+   */
+  buffers(gpu, plan, tensors, passing) {
+    /** @type {Map<string, GPUBuffer>} */
+    const buffers = new Map();
+    for (const { name, data } of tensors) {
+      const keeps = plan.constants.includes(name);
+      const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);
+      if (keeps) this.kept.set(name, filled(gpu, buffer, data));
+      buffers.set(name, buffer);
+    }
+    for (const key of plan.constants) {
+      const buffer = this.kept.get(key);
+      if (!buffer) throw new OperationError("not_held", `nothing is kept as ${key} on this device`);
+      buffers.set(key, buffer);
+    }
+    for (const { name, bytes } of plan.temporaries) buffers.set(name, made(gpu, bytes, STORED, passing));
+    return buffers;
+  }
+
+  /** @param {GPUDevice} gpu @param {Step} step @param {string} code */
+  pipeline(gpu, step, code) {
+    const key = JSON.stringify([code, step.entry, step.constants]);
     const there = this.pipelines.get(key);
     if (there) return there;
-    const made = compiled(gpu, program);
-    this.pipelines.set(key, made);
-    made.catch(() => this.pipelines.delete(key));
-    return made;
+    const compiling = compiled(gpu, step, code);
+    this.pipelines.set(key, compiling);
+    compiling.catch(() => this.pipelines.delete(key));
+    return compiling;
   }
 }
 
-/** @param {GPUDevice} gpu @param {Program} program */
-async function compiled(gpu, { kernel, code, entry, constants }) {
+const STORED = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
+const READ = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+
+/** @param {GPUDevice} gpu @param {Step} step @param {string} code */
+async function compiled(gpu, { kernel, entry, constants }, code) {
   const module = gpu.createShaderModule({ code, label: kernel });
   const { messages } = await module.getCompilationInfo();
   const wrong = messages.filter((message) => message.type === "error");
   if (wrong.length) {
-    const told = wrong.slice(0, 5).map(({ lineNum, linePos, message }) => `line ${lineNum}:${linePos}: ${message}`);
+    const lines = code.split("\n");
+    const told = wrong.slice(0, 5).map(({ lineNum, linePos, message }) => {
+      return `line ${lineNum}:${linePos}: ${message} (${(lines[lineNum - 1] ?? "").trim().slice(0, 120)})`;
+    });
     throw new OperationError("kernel", `${kernel} does not compile: ${told.join("; ")}`);
   }
   try {
@@ -96,62 +158,82 @@ async function compiled(gpu, { kernel, code, entry, constants }) {
   }
 }
 
-/**
- * Makes the buffers of a program, one for each of its bindings in turn.
- * @param {GPUDevice} gpu
- * @param {Program} program
- * @param {{name: string, data: ArrayBuffer}[]} tensors
- * @param {GPUBuffer[]} buffers takes what must be destroyed
- */
-function bound(gpu, program, tensors, buffers) {
-  const { STORAGE, UNIFORM, COPY_SRC, COPY_DST } = GPUBufferUsage;
-  const given = new Map(tensors.map(({ name, data }) => [name, data]));
-  /** @type {{spec: Output, buffer: GPUBuffer}[]} */
-  const outputs = [];
-  /** @param {number} bytes @param {number} usage */
-  const made = (bytes, usage) => {
-    const size = Math.max(LEAST_BYTES, Math.ceil(bytes / BYTES_OF_COPY) * BYTES_OF_COPY);
-    const buffer = gpu.createBuffer({ size, usage: usage | COPY_DST });
-    buffers.push(buffer);
-    return buffer;
-  };
-  /** @param {GPUBuffer} buffer @param {ArrayBuffer} data */
-  const filled = (buffer, data) => {
-    const whole = data.byteLength - (data.byteLength % BYTES_OF_COPY);
-    gpu.queue.writeBuffer(buffer, 0, data, 0, whole);
-    if (whole === data.byteLength) return buffer;
-    const rest = new Uint8Array(BYTES_OF_COPY);
-    rest.set(new Uint8Array(data, whole));
-    gpu.queue.writeBuffer(buffer, whole, rest);
-    return buffer;
-  };
-  const entries = program.bindings.map((name, binding) => {
-    const spec = program.outputs.find((output) => output.name === name);
-    if (spec) {
-      const buffer = made(spec.bytes, STORAGE | COPY_SRC);
-      outputs.push({ spec, buffer });
-      return { binding, resource: { buffer } };
-    }
-    if (name === "uniform") {
-      const data = new Uint32Array(program.uniform);
-      return { binding, resource: { buffer: filled(made(data.byteLength, UNIFORM), data.buffer) } };
-    }
-    const data = given.get(name);
-    if (!data) throw new OperationError("usage", `${program.kernel}: nothing was sent for ${name}`);
-    return { binding, resource: { buffer: filled(made(data.byteLength, STORAGE), data) } };
-  });
-  return { entries, outputs };
+/** @param {GPUDevice} gpu @param {number} bytes @param {number} usage @param {GPUBuffer[]} passing */
+function made(gpu, bytes, usage, passing) {
+  const size = Math.max(LEAST_BYTES, Math.ceil(bytes / BYTES_OF_COPY) * BYTES_OF_COPY);
+  const buffer = gpu.createBuffer({ size, usage });
+  passing.push(buffer);
+  return buffer;
 }
 
-/** @param {GPUDevice} gpu @param {{spec: Output, buffer: GPUBuffer}} output @param {GPUBuffer[]} buffers */
-async function fetched(gpu, { spec, buffer }, buffers) {
-  const staging = gpu.createBuffer({ size: buffer.size, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
-  buffers.push(staging);
+/** @param {GPUDevice} gpu @param {GPUBuffer} buffer @param {ArrayBuffer} data */
+function filled(gpu, buffer, data) {
+  const whole = data.byteLength - (data.byteLength % BYTES_OF_COPY);
+  gpu.queue.writeBuffer(buffer, 0, data, 0, whole);
+  if (whole === data.byteLength) return buffer;
+  const rest = new Uint8Array(BYTES_OF_COPY);
+  rest.set(new Uint8Array(data, whole));
+  gpu.queue.writeBuffer(buffer, whole, rest);
+  return buffer;
+}
+
+/** @param {Iterable<GPUBuffer>} buffers */
+function total(buffers) {
+  let bytes = 0;
+  for (const { size } of buffers) bytes += size;
+  return bytes;
+}
+
+/**
+ * @param {GPUDevice} gpu
+ * @param {Step} step
+ * @param {GPUComputePipeline} pipeline
+ * @param {Map<string, GPUBuffer>} buffers
+ * @param {GPUBuffer[]} passing
+ * @returns {Ready}
+ */
+function bound(gpu, { kernel, bindings, uniform, workgroups }, pipeline, buffers, passing) {
+  const entries = bindings.map((name, binding) => {
+    let buffer = buffers.get(name);
+    if (name === "") {
+      const data = new Uint32Array(uniform);
+      const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
+      buffer = filled(gpu, made(gpu, data.byteLength, usage, passing), data.buffer);
+    }
+    if (!buffer) throw new OperationError("usage", `${kernel}: nothing was sent for ${name}`);
+    return { binding, resource: { buffer } };
+  });
+  return { pipeline, group: gpu.createBindGroup({ layout: pipeline.getBindGroupLayout(0), entries }), workgroups };
+}
+
+/**
+ * Dispatches everything in turn and fetches the outputs.
+ * @param {GPUDevice} gpu
+ * @param {Ready[]} ready
+ * @param {Map<string, GPUBuffer>} buffers
+ * @param {{spec: Output, staging: GPUBuffer}[]} outputs
+ */
+async function answered(gpu, ready, buffers, outputs) {
   const encoder = gpu.createCommandEncoder();
-  encoder.copyBufferToBuffer(buffer, 0, staging, 0, buffer.size);
+  const pass = encoder.beginComputePass();
+  for (const { pipeline, group, workgroups } of ready) {
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+  }
+  pass.end();
+  for (const { spec, staging } of outputs) {
+    const source = buffers.get(spec.buffer);
+    if (!source) throw new OperationError("usage", `nothing writes ${spec.buffer}`);
+    encoder.copyBufferToBuffer(source, 0, staging, 0, staging.size);
+  }
   gpu.queue.submit([encoder.finish()]);
-  await staging.mapAsync(GPUMapMode.READ);
-  const bytes = new Uint8Array(staging.getMappedRange().slice(0, spec.bytes));
-  staging.unmap();
-  return { name: spec.name, dtype: spec.dtype, shape: spec.shape, bytes };
+  return Promise.all(
+    outputs.map(async ({ spec, staging }) => {
+      await staging.mapAsync(GPUMapMode.READ);
+      const bytes = new Uint8Array(staging.getMappedRange().slice(0, spec.bytes));
+      staging.unmap();
+      return { name: spec.name, dtype: spec.dtype, shape: spec.shape, bytes };
+    }),
+  );
 }

@@ -75,7 +75,10 @@ const operations = {
     held.hold(args.key, tensor);
     return { value: held.statistics() };
   },
-  free: async ({ args }) => ({ value: held.free(args.keys) }),
+  free: async ({ args }) => {
+    (await kernels)?.free(args.keys);
+    return { value: held.free(args.keys) };
+  },
   /** A fault that the page itself causes. */
   harm: async ({ args }) => ({ value: await (await import("./harm.mjs")).harm(args, { device, onnx }) }),
   /** Three operations that do no work, to measure the bridge alone. */

@@ -66,6 +66,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+#: Seconds within which a page frees what its device keeps.
+_FREES_S = 5.0
+
 
 class Lease:
     """A leased lane. Every coroutine runs in the worker's loop.
@@ -258,6 +261,9 @@ class Lease:
         if self._suspect or broken:  # nothing but a run would find the lane broken
             self.lane.distrust("a fault that only runs can see was left in the page")
         whole = await self.lane.settle()
+        if whole:
+            with contextlib.suppress(DamagedLaneError, BridgeError, RemoteError):
+                await self.lane.here.free_constants(deadline=_FREES_S)
         if self.lane.counts["starts"] != starts and not self._stories:
             self._unplanned("unplanned_restart", "", 0.0)
         for story in self._stories:

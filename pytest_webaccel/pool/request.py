@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import Program
+    from pytest_webaccel.engines.kernels import Plan
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.lane import LiveLane
@@ -171,25 +171,30 @@ class Run(Request["Reply"]):
 
 
 class KernelRun(Request["Reply"]):
-    """One dispatch of a kernel. All that it needs is sent with it, so any page of the lane can answer."""
+    """One run of the project's own kernels.
 
-    def __init__(self, lane: LiveLane, program: Program, deadline: float) -> None:
+    All that it needs is sent with it, but for constants that the page keeps already: so any page of the lane can
+    answer. ``repeats`` times more it is run with the clock beside it.
+    """
+
+    def __init__(self, lane: LiveLane, plan: Plan, deadline: float, *, repeats: int = 0) -> None:
         super().__init__(lane, deadline)
-        self._program = program
+        self._plan = plan
+        self._repeats = repeats
 
     @property
     def model_name(self) -> str:
-        """Name of the kernel."""
-        return self._program.kernel
+        """Name of the kernel, or of the kernels."""
+        return self._plan.kernel
 
     def twin(self) -> KernelRun:
         """Return the same, not sent yet."""
-        twin = KernelRun(self._lane, self._program, self.deadline)
+        twin = KernelRun(self._lane, self._plan, self.deadline, repeats=self._repeats)
         twin.check = self.check
         return twin
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
-        args, tensors = self._program.to_args(), self._program.inputs
+        args, tensors = self._plan.to_args(self._repeats), self._plan.tensors(station.constants)
         return station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
 
     async def _answer(self, station: Station, request_id: int) -> Reply:
@@ -197,13 +202,12 @@ class KernelRun(Request["Reply"]):
             reply = await station.channel.answer(request_id)
         except RemoteError as error:
             words = " ".join(str(error).split())
-            raise ModelError(f"kernel {self._program.kernel} failed on {station.lane}: {words}") from error
-        for name, output in self._program.outputs.items():
+            raise ModelError(f"kernel {self._plan.kernel} failed on {station.lane}: {words}") from error
+        station.constants.update(self._plan.constants)
+        for name, output in self._plan.wanted.items():
             got = reply.tensors.get(name)
             if got is None or got.dtype.name != output.dtype or got.shape != output.shape:
-                raise ModelError(
-                    f"kernel {self._program.kernel} on {station.lane}: the page sent no {name} of its form"
-                )
+                raise ModelError(f"kernel {self._plan.kernel} on {station.lane}: the page sent no {name} of its form")
         return reply
 
 

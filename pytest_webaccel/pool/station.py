@@ -54,6 +54,7 @@ class Station:
     """One browser instance of a lane. Everything runs in the worker's loop.
 
     ``loaded`` are the models that its page holds, ``once`` those that it has held, ``ran`` those that ran there.
+    ``constants`` are what its device keeps for kernels, by key.
     ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
     ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
     tells; elsewhere that end means nothing.
@@ -75,6 +76,7 @@ class Station:
         self.once: set[str] = set()
         self.ran: set[str] = set()
         self.stand_ins: dict[str, LoadedModel] = {}
+        self.constants: set[str] = set()
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
@@ -223,6 +225,12 @@ class Station:
         if self.answers:
             await self.unless_fatal(self.channel.request("free", {"keys": list(keys)}, deadline=deadline))
 
+    async def free_constants(self, *, deadline: float) -> None:
+        """Have the page's device free what it keeps for kernels."""
+        keys, self.constants = list(self.constants), set()
+        if keys:
+            await self.free(keys, deadline=deadline)
+
     async def holding(self, *, deadline: float) -> dict[str, Any]:
         """Return what the page itself says that it holds: ``models`` by name, ``held`` tensors (count, bytes)."""
         reply = await self.unless_fatal(self.channel.request("ping", deadline=deadline))
@@ -349,6 +357,7 @@ class Station:
         self.stand_ins.clear()
         self.ran.clear()
         self.once.clear()
+        self.constants.clear()
 
     async def _offer(self, paths: Sequence[Path], deadline: float) -> None:
         await self.driver.offer_files(paths, deadline=deadline)

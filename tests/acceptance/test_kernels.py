@@ -18,6 +18,9 @@ SUITE = """
     from hypothesis import HealthCheck, given, settings
     from hypothesis import strategies as st
 
+    from pytest_webaccel.engines.kernels import Resident
+    from pytest_webaccel.engines.kernels.matmul import matmul_nbits
+    from pytest_webaccel.engines.kernels.rows import layer_norm, silu
     from pytest_webaccel.engines.packing import Packed, quantise
     from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
     from pytest_webaccel.errors import ConfigurationError, FeedError
@@ -43,11 +46,45 @@ SUITE = """
 
 
     @pytest.mark.parametrize(("rows", "columns", "k"), [(1, 1, 1), (1, 513, 33), (9, 64, 32), (17, 3, 640)])
-    @pytest.mark.parametrize("tile", [1, 8])
-    def test_odd_shapes(webaccel, rows, columns, k, tile):
-        x, weights = drawn(rows, columns, k, bits=4, scales="f4")
-        y = webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"ROW_TILE": tile, "WORKGROUP": 32})["y"]
-        assert nmse(y, x, weights) < 1e-6
+    @pytest.mark.parametrize("bits", [3, 4])
+    def test_odd_shapes(webaccel, rows, columns, k, bits):
+        x, weights = drawn(rows, columns, k, bits=bits, scales="f4")
+        for tile in ((1, 1, 1), (8, 2, 1), (1, 1, 4), (2, 8, 8)):
+            constants = dict(zip(("TILE_ROWS", "TILE_COLUMNS", "SPLIT"), tile), WORKGROUP=32)
+            y = webaccel.kernel("matmul_nbits", x=x, weights=weights, constants=constants)["y"]
+            assert nmse(y, x, weights) < 1e-6, tile
+
+
+    @pytest.mark.parametrize("k", [33, 64])
+    def test_quads(webaccel, k):
+        x, weights = drawn(5, 70, k, bits=4)
+        ask = lambda: webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"QUADS": 1})["y"]
+        if "subgroups" in webaccel.probe.features:
+            assert nmse(ask(), x, weights) < 1e-6
+        else:
+            with pytest.raises(ConfigurationError, match="needs subgroups, which .* has not"):
+                ask()
+
+
+    def test_programs_that_feed_one_another(webaccel, webaccel_faults):
+        x, weights = drawn(4, 48, 64, bits=4)
+        kept, norm = Resident(weights), Resident(numpy.full(48, 2, numpy.float32))
+        hidden = silu(matmul_nbits(x, kept)["y"])["y"]
+        asked = {"hidden": hidden, "normal": layer_norm(hidden, norm, norm)["y"], "flat": hidden.reshape(192)}
+        product = x.astype(float) @ weights.dequantised().T
+        right = product / (1 + numpy.exp(-product))
+        for _ in range(2):
+            got = webaccel.compute(asked)
+            close(got["hidden"], right)
+            assert (got["flat"].reshape(4, 48) == got["hidden"]).all()
+            centred = right - right.mean(-1, keepdims=True)
+            close(got["normal"], 2 * centred / numpy.sqrt(right.var(-1, keepdims=True) + 1e-5) + 2, 1e-5)
+            webaccel_faults.inject("device_destroyed")  # what was resident is brought again
+        close(webaccel.compute({"y": matmul_nbits(x, kept)["y"]})["y"], product)
+
+
+    def test_what_was_resident_is_freed_with_the_test_before(_webaccel_lease):
+        assert not _webaccel_lease.lane.here.constants
 
 
     def close(got, right, most=1e-6):
@@ -191,4 +228,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4 + 6)
+    result.assert_outcomes(passed=16 + 8 + 4 + 4 + 6)

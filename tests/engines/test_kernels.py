@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import KERNELS, manifest
+from pytest_webaccel.engines.kernels import KERNELS, Plan, Resident, manifest
 from pytest_webaccel.engines.kernels.manifest import names
 from pytest_webaccel.engines.kernels.program import spread
 from pytest_webaccel.engines.packing import quantise
@@ -24,6 +24,8 @@ softmax = KERNELS["softmax"]
 
 WEIGHTS = quantise(np.ones((70, 200), np.float32), 4)
 X = np.ones((3, 200), np.float32)
+ONES = np.ones((2, 8), np.float32)
+WIDE = np.ones((1, 1, 600), np.float32)
 
 
 def test_every_kernel_has_a_manifest_and_what_makes_its_program():
@@ -34,31 +36,91 @@ def test_every_kernel_has_a_manifest_and_what_makes_its_program():
         assert made.summary
         assert made.code.count(f"fn {made.entry}(") == 1
         for constant, choices in made.tunable.items():
-            assert f"override {constant}: u32 = {choices[0]};" in made.code
+            assert made.template or f"override {constant}: u32 = {choices[0]};" in made.code
+
+
+def planned(program):
+    return Plan.of({name: program[name] for name in program.outputs})
 
 
 def test_a_program_covers_every_row_and_column_and_says_what_it_needs():
-    program = matmul_nbits(X, WEIGHTS, constants={"WORKGROUP": 32, "ROW_TILE": 2})
+    program = matmul_nbits(X, WEIGHTS, constants={"WORKGROUP": 32, "TILE_ROWS": 2, "TILE_COLUMNS": 1})
     assert program.workgroups == (3, 2, 1)
-    assert program.inputs["x"].shape == (3, 224)
-    assert {name: output.shape for name, output in program.outputs.items()} == {"y": (3, 70)}
-    args = program.to_args()
-    assert args["outputs"] == [{"name": "y", "dtype": "float32", "shape": [3, 70], "bytes": 840}]
-    assert set(args["bindings"]) == {*program.inputs, *program.outputs, "uniform"}
+    args = planned(program).to_args()
+    [step] = args["steps"]
+    assert step["bindings"] == ["i0-x", "i0-packed", "t0-y", ""]
+    assert args["outputs"] == [{"name": "y", "buffer": "t0-y", "dtype": "float32", "shape": [3, 70], "bytes": 840}]
+    assert args["temporaries"] == [{"name": "t0-y", "bytes": 840}]
+    assert planned(matmul_nbits(X, WEIGHTS, constants={"QUADS": 1})).needs == {"subgroups"}
+
+
+def test_programs_that_feed_one_another_run_once_each_in_order():
+    first = softmax(ONES)["y"]
+    both = Plan.of({"a": gelu(first)["y"], "b": silu(first.reshape(4, 4))["y"], "c": first})
+    assert [program.kernel for program in both.programs] == ["softmax", "gelu", "silu"]
+    assert both.kernel == "3 programs (softmax, gelu, silu)"
+    assert set(both.inputs) == {"i0-x"}
+    assert [names[0] for names in both.bound] == ["i0-x", "t0-y", "t0-y"]
+    assert both.wanted["b"].shape == (4, 4)
+    assert both.sources["c"] == "t0-y"
+    with pytest.raises(FeedError, match=r"shape \[2, 8\] cannot be reshaped to \[3, 5\]"):
+        first.reshape(3, 5)
+
+
+def test_a_long_chain_needs_no_deep_stack():
+    tensor = silu(ONES)["y"]
+    for _ in range(3000):
+        tensor = silu(tensor)["y"]
+    assert len(Plan.of({"y": tensor}).programs) == 3001
+
+
+def test_what_is_resident_travels_until_the_page_keeps_it():
+    weights, norm = Resident(WEIGHTS), Resident(ONES[0])
+    hidden = layer_norm(ONES, norm, norm)["y"]
+    product = Plan.of({"y": matmul_nbits(X, weights)["y"], "z": matmul_nbits(2 * X, weights)["y"], "h": hidden})
+    assert len(product.constants) == 2
+    kept = set(product.constants)
+    assert set(product.tensors(())) == set(product.inputs) | kept
+    assert set(product.tensors(kept)) == set(product.inputs)
+    again = Plan.of({"y": matmul_nbits(X, weights)["y"]}).constants
+    assert all(again[key] is product.constants[key] for key in again), "laid out once"
+    with pytest.raises(FeedError, match=r"weights is of type Packed, not ndarray"):
+        matmul_nbits(X, norm)
 
 
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        ({"maxStorageBufferBindingSize": 1000}, r"x takes 2,688 bytes, and this adapter binds at most 1,000"),
-        ({"maxComputeWorkgroupsPerDimension": 1}, r"2 workgroups in one dimension.*at most 1 "),
+        ({"maxStorageBufferBindingSize": 1000}, r"x takes 2,400 bytes, and this adapter binds at most 1,000"),
+        ({"maxComputeWorkgroupsPerDimension": 2}, r"3 workgroups in one dimension.*at most 2 "),
     ],
 )
 def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
-    program = matmul_nbits(X, WEIGHTS)
-    program.require({"maxStorageBufferBindingSize": 10**9, "maxComputeWorkgroupsPerDimension": 65535})
+    plan = planned(matmul_nbits(X, WEIGHTS, constants={"TILE_ROWS": 1}))
+    plan.require({"maxStorageBufferBindingSize": 10**9, "maxComputeWorkgroupsPerDimension": 65535})
     with pytest.raises(ConfigurationError, match=words):
-        program.require(limits)
+        plan.require(limits)
+
+
+@pytest.mark.parametrize(
+    ("constants", "words"),
+    [
+        ({"TILE_ROWS": 8, "TILE_COLUMNS": 8}, r"a tile of 64 elements is more than 32"),
+        ({"QUADS": 1, "SPLIT": 2}, r"QUADS=1 goes with SPLIT=1"),
+        ({"WORKGROUP": 32, "SPLIT": 16}, r"SPLIT=16 leaves fewer than 4 columns of a workgroup of 32"),
+    ],
+)
+def test_constants_that_do_not_go_together_are_refused(constants, words):
+    with pytest.raises(ConfigurationError, match=words):
+        matmul_nbits(X, WEIGHTS, constants=constants)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_every_code_of_a_template_is_read_once(bits):
+    code = matmul_nbits(X, quantise(np.ones((70, 200), np.float32), bits)).code
+    assert not [line for line in code.splitlines() if line.strip().startswith("//%")]
+    assert "${" not in code
+    assert [f"let w0_{at} = " in code for at in range(33)] == [True] * 32 + [False]
 
 
 def test_what_is_not_known_is_refused():
@@ -66,7 +128,7 @@ def test_what_is_not_known_is_refused():
         manifest("none")
     with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
         manifest("matmul_nbits", "cpu")
-    for wrong in ({"BITS": 4}, {"ROW_TILE": 3}):
+    for wrong in ({"BITS": 4}, {"TILE_ROWS": 3}):
         with pytest.raises(ConfigurationError, match=r"cannot be chosen \(known: \{'WORKGROUP'"):
             matmul_nbits(X, WEIGHTS, constants=wrong)
 
@@ -75,10 +137,6 @@ def test_what_is_not_known_is_refused():
 def test_an_x_that_does_not_fit_is_refused(x):
     with pytest.raises(FeedError, match=r"x is float32 of shape \[rows, 200\]"):
         matmul_nbits(x, WEIGHTS)
-
-
-ONES = np.ones((2, 8), np.float32)
-WIDE = np.ones((1, 1, 600), np.float32)
 
 
 def whole(tokens: np.ndarray) -> KVCache:

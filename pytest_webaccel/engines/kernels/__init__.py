@@ -11,13 +11,15 @@ from pytest_webaccel.engines.kernels.attention import attention
 from pytest_webaccel.engines.kernels.embedding import embedding
 from pytest_webaccel.engines.kernels.manifest import Manifest, manifest
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
-from pytest_webaccel.engines.kernels.program import Program
+from pytest_webaccel.engines.kernels.plan import Plan
+from pytest_webaccel.engines.kernels.program import Program, Tensor
 from pytest_webaccel.engines.kernels.rows import gelu, layer_norm, rope, silu, softmax
+from pytest_webaccel.engines.kernels.weights import Resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["KERNELS", "Manifest", "Program", "manifest", "matmul_nbits"]
+__all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "manifest", "matmul_nbits"]
 
 #: What makes the program of a kernel, by its name.
 KERNELS: Mapping[str, Callable[..., Program]] = {

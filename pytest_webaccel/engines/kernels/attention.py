@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, packed_words, require
+from pytest_webaccel.engines.kernels.program import Output, Program, require
+from pytest_webaccel.engines.kernels.weights import by_rows
 from pytest_webaccel.engines.packing.cache import KeyScales, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
@@ -49,9 +50,9 @@ def attention(
         )
     keys, values, places = np.zeros(1, np.uint32), np.zeros(0, np.uint32), (0,) * 5
     if cache.key_blocks:
-        keys, key_scales, key_zeros = packed_words(*cache.key_blocks)
-        values, value_scales, value_zeros = packed_words(*cache.value_blocks)
-        places = (key_scales, key_zeros, len(keys), len(keys) + value_scales, len(keys) + value_zeros)
+        old, also = by_rows(*cache.key_blocks), by_rows(*cache.value_blocks)
+        keys, values = old.data, also.data
+        places = (old.scales, old.zeros, len(keys), len(keys) + also.scales, len(keys) + also.zeros)
     recent = np.stack([cache.recent_keys, cache.recent_values]).astype(np.float32)
     factor = np.float32(form.dim**-0.5 if scale is None else scale)
     return Program(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_words, require, spread
-from pytest_webaccel.engines.packing import Packed
+from pytest_webaccel.engines.kernels.program import Output, Program, spread
+from pytest_webaccel.engines.kernels.weights import by_rows, packed_constants, packed_operand
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -16,35 +16,40 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pytest_webaccel.engines.kernels.weights import Resident
+    from pytest_webaccel.engines.packing import Packed
+
 __all__ = ["embedding"]
 
 
 def embedding(
-    ids: Sequence[int] | NDArray[Any], table: Packed, *, constants: Mapping[str, int] | None = None
+    ids: Sequence[int] | NDArray[Any],
+    table: Packed | Resident[Packed],
+    *,
+    constants: Mapping[str, int] | None = None,
 ) -> Program:
     """Return the program of ``table.dequantised()[ids]``: float32 of shape (ids, columns of the table), as ``y``.
 
     Raises FeedError for ids that are no integers, or no rows of the table.
     """
-    require(Packed, table=table)
+    packed, operand, words = packed_operand("table", table, by_rows)
     rows = np.asarray(ids)
     if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
         raise FeedError(f"ids are integers, one after the other; got {rows.dtype} of shape {list(rows.shape)}")
-    if rows.min() < 0 or rows.max() >= table.rows:
-        raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {table.rows - 1}")
+    if rows.min() < 0 or rows.max() >= packed.rows:
+        raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {packed.rows - 1}")
     made = manifest("embedding")
     chosen = made.constants(constants)
-    count = rows.size * table.columns
+    count = rows.size * packed.columns
     stride, workgroups = spread(count, chosen["WORKGROUP"])
-    packed, scales, zeros = packed_words(table)
     return Program(
         kernel=made.name,
         code=made.code,
         entry=made.entry,
-        constants={**packed_constants(table), **chosen},
+        constants={**packed_constants(packed), **chosen},
         bindings=("ids", "packed", "y", "uniform"),
-        inputs={"ids": rows.astype(np.uint32), "packed": packed},
-        outputs={"y": Output("float32", (rows.size, table.columns))},
-        uniform=(count, stride, table.columns, table.groups, scales, zeros),
+        inputs={"ids": rows.astype(np.uint32), "packed": operand},
+        outputs={"y": Output("float32", (rows.size, packed.columns))},
+        uniform=(count, stride, packed.columns, packed.groups, words.scales, words.zeros),
         workgroups=workgroups,
     )

@@ -25,7 +25,8 @@ class Manifest:
     """A kernel's implementation for one backend.
 
     ``code`` is its source, with what it shares with others behind it, ``entry`` the function that is dispatched, and
-    ``tunable`` the constants that may be tuned, with the values to try, the default first.
+    ``tunable`` the constants that may be tuned, with the values to try, the default first. Constants are ``override``s
+    of the source, or, where it is a ``template``, filled in by :meth:`rendered`.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Manifest:
     code: str
     entry: str
     tunable: Mapping[str, Sequence[int]]
+    template: bool = False
 
     def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
         """Return the tunable constants, those in ``chosen`` in place of the defaults.
@@ -46,6 +48,19 @@ class Manifest:
                 raise ConfigurationError(f"kernel {self.name}: {name}={value!r} cannot be chosen (known: {known})")
             values[name] = value
         return values
+
+    def rendered(self, **values: Any) -> str:
+        """Return the source of a template with ``values`` filled in."""
+        return _rendered(self.name, self.code, tuple(values.items()))
+
+
+@functools.lru_cache(maxsize=256)
+def _rendered(name: str, code: str, values: tuple[tuple[str, Any], ...]) -> str:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    settings = {"line_statement_prefix": "//%", "variable_start_string": "${", "variable_end_string": "}"}
+    return SandboxedEnvironment(undefined=StrictUndefined, **settings).from_string(code).render(values, name=name)
 
 
 def _root() -> Traversable:
@@ -80,4 +95,5 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
         code="\n".join(file.read_text(encoding="utf-8") for file in files),
         entry=section["entry"],
         tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
+        template=section.get("template", False),
     )

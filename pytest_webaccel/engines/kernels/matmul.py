@@ -2,50 +2,109 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, packed_constants, packed_words, require
-from pytest_webaccel.engines.packing import Packed
-from pytest_webaccel.errors import FeedError
+from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
+from pytest_webaccel.engines.kernels.weights import by_columns, packed_constants, packed_operand
+from pytest_webaccel.engines.packing.layout import BLOCK, places
+from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from pytest_webaccel.engines.kernels.program import Floats
+    from pytest_webaccel.engines.kernels.weights import Resident
+    from pytest_webaccel.engines.packing import Packed
 
 __all__ = ["matmul_nbits"]
 
+#: Elements of a tile that an invocation keeps.
+_MOST_TILE = 32
+#: Lanes that tell one another what they read.
+_QUAD = 4
 
-def matmul_nbits(x: NDArray[Any], weights: Packed, *, constants: Mapping[str, int] | None = None) -> Program:
+
+def matmul_nbits(
+    x: Floats, weights: Packed | Resident[Packed], *, constants: Mapping[str, int] | None = None
+) -> Program:
     """Return the program of ``x @ weights.dequantised().T``: float32 of shape (rows of x, rows of weights), as ``y``.
 
     ``x`` is float32 of shape (rows, weights.columns); ``constants`` are tunable ones, by name. Raises FeedError for an
-    ``x`` that does not fit.
+    ``x`` that does not fit, ConfigurationError for constants that do not fit together.
     """
-    require(np.ndarray, x=x)
-    require(Packed, weights=weights)
-    if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != weights.columns:
+    require((np.ndarray, Tensor), x=x)
+    packed, operand, words = packed_operand("weights", weights, by_columns)
+    if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != packed.columns:
         raise FeedError(
-            f"x is float32 of shape [rows, {weights.columns}], as the weights have {weights.columns} columns; got "
+            f"x is float32 of shape [rows, {packed.columns}], as the weights have {packed.columns} columns; got "
             f"{x.dtype} of shape {list(x.shape)}"
         )
     made = manifest("matmul_nbits")
-    chosen = made.constants(constants)
-    rows, columns = x.shape[0], weights.rows
-    padded = np.zeros((rows, weights.groups * weights.group), np.float32)
-    padded[:, : weights.columns] = x
-    packed, scales, zeros = packed_words(weights)
+    rows, columns = x.shape[0], packed.rows
+    untuned = {"TILE_ROWS": 1, "TILE_COLUMNS": 1} if rows == 1 else {}
+    chosen = made.constants({**untuned, **(constants or {})})
+    _fitting(chosen)
+    across = chosen["WORKGROUP"] // chosen["SPLIT"]
+    quads = bool(chosen["QUADS"])
     return Program(
         kernel=made.name,
-        code=made.code,
+        code=made.rendered(
+            **chosen,
+            **packed_constants(packed),
+            CODES=_codes(packed.bits),
+            WHOLE=packed.columns % packed.group == 0,
+            VECTORS=packed.columns % 4 == 0 and not quads,
+        ),
         entry=made.entry,
-        constants={**packed_constants(weights), **chosen},
+        constants={},
         bindings=("x", "packed", "y", "uniform"),
-        inputs={"x": padded, "packed": packed},
+        inputs={"x": x, "packed": operand},
         outputs={"y": Output("float32", (rows, columns))},
-        uniform=(rows, columns, weights.groups, scales, zeros),
-        workgroups=(-(-columns // chosen["WORKGROUP"]), -(-rows // chosen["ROW_TILE"]), 1),
+        uniform=(rows, columns, packed.columns, packed.groups, words.scales, words.zeros),
+        workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
+        chosen=chosen,
+        needs=("subgroups",) if quads else (),
     )
+
+
+def _fitting(chosen: Mapping[str, int]) -> None:
+    tile = chosen["TILE_ROWS"] * chosen["TILE_COLUMNS"]
+    if tile > _MOST_TILE:
+        raise ConfigurationError(f"kernel matmul_nbits: a tile of {tile} elements is more than {_MOST_TILE}")
+    if chosen["QUADS"] and chosen["SPLIT"] > 1:
+        raise ConfigurationError("kernel matmul_nbits: QUADS=1 goes with SPLIT=1, as quads stay together in a loop")
+    if chosen["WORKGROUP"] // chosen["SPLIT"] < _QUAD:
+        raise ConfigurationError(
+            f"kernel matmul_nbits: SPLIT={chosen['SPLIT']} leaves fewer than {_QUAD} columns of a workgroup of "
+            f"{chosen['WORKGROUP']}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Code:
+    """A code as the template reads it: ``reads`` are words that no code before it needed, ``last`` ends its word."""
+
+    code: int
+    word: int
+    shift: int
+    crosses: bool
+    last: bool
+    reads: tuple[int, ...]
+
+
+@functools.cache
+def _codes(bits: int) -> Sequence[_Code]:
+    """Return the codes of a block."""
+    known: set[int] = set()
+    codes = []
+    for place in places(bits):
+        words = (place.word, place.word + 1)[: 1 + place.crosses]
+        reads = tuple(word for word in words if word not in known)
+        known.update(reads)
+        codes.append(_Code(place.code, place.word, place.shift, place.crosses, place.shift + bits == BLOCK, reads))
+    return tuple(codes)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, require, spread
+from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require, spread
+from pytest_webaccel.engines.kernels.weights import array_operand
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
@@ -15,13 +16,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pytest_webaccel.engines.kernels.program import Floats, Operand
+    from pytest_webaccel.engines.kernels.weights import Resident
+
 __all__ = ["gelu", "layer_norm", "rope", "silu", "softmax"]
 
 
 def layer_norm(
-    x: NDArray[Any],
-    weight: NDArray[Any],
-    bias: NDArray[Any],
+    x: Floats,
+    weight: NDArray[Any] | Resident[NDArray[Any]],
+    bias: NDArray[Any] | Resident[NDArray[Any]],
     *,
     epsilon: float = 1e-5,
     constants: Mapping[str, int] | None = None,
@@ -32,8 +36,9 @@ def layer_norm(
     not fit.
     """
     _floats("x", x)
-    require(np.ndarray, weight=weight, bias=bias)
-    for name, array in (("weight", weight), ("bias", bias)):
+    inputs: dict[str, Operand] = {"x": x}
+    for name, given in (("weight", weight), ("bias", bias)):
+        array, inputs[name] = array_operand(name, given)
         if array.dtype != np.float32 or array.shape != x.shape[-1:]:
             raise FeedError(
                 f"{name} is float32 of shape {list(x.shape[-1:])}, as the last axis of x; got {array.dtype} of shape "
@@ -45,7 +50,7 @@ def layer_norm(
     bits = int(np.float32(epsilon).view(np.uint32))
     return _program(
         "layer_norm",
-        {"x": x, "weight": weight, "bias": bias},
+        inputs,
         x.shape,
         uniform=(rows, columns, bits),
         workgroups=(rows, 1, 1),
@@ -53,25 +58,25 @@ def layer_norm(
     )
 
 
-def softmax(x: NDArray[Any], *, constants: Mapping[str, int] | None = None) -> Program:
+def softmax(x: Floats, *, constants: Mapping[str, int] | None = None) -> Program:
     """Return the program of the softmax of ``x``, float32, over its last axis, as ``y``."""
     _floats("x", x)
     rows, columns = _rows(x)
     return _program("softmax", {"x": x}, x.shape, uniform=(rows, columns), workgroups=(rows, 1, 1), constants=constants)
 
 
-def gelu(x: NDArray[Any], *, tanh: bool = False, constants: Mapping[str, int] | None = None) -> Program:
+def gelu(x: Floats, *, tanh: bool = False, constants: Mapping[str, int] | None = None) -> Program:
     """Return the program of the Gaussian error linear unit of ``x``, float32, as ``y``; ``tanh`` approximates it."""
     return _each("gelu", x, constants, {"TANH": int(tanh)})
 
 
-def silu(x: NDArray[Any], *, constants: Mapping[str, int] | None = None) -> Program:
+def silu(x: Floats, *, constants: Mapping[str, int] | None = None) -> Program:
     """Return the program of ``x / (1 + exp(-x))`` for float32 ``x``, as ``y``."""
     return _each("silu", x, constants, {})
 
 
 def rope(
-    x: NDArray[Any],
+    x: Floats,
     positions: Sequence[int] | NDArray[Any],
     *,
     base: float = 10_000.0,
@@ -107,7 +112,7 @@ def rope(
     )
 
 
-def _each(name: str, x: NDArray[Any], constants: Mapping[str, int] | None, fixed: Mapping[str, int]) -> Program:
+def _each(name: str, x: Floats, constants: Mapping[str, int] | None, fixed: Mapping[str, int]) -> Program:
     _floats("x", x)
     stride, workgroups = spread(x.size, manifest(name).constants(constants)["WORKGROUP"])
     return _program(
@@ -117,7 +122,7 @@ def _each(name: str, x: NDArray[Any], constants: Mapping[str, int] | None, fixed
 
 def _program(
     name: str,
-    inputs: Mapping[str, NDArray[Any]],
+    inputs: Mapping[str, Operand],
     shape: tuple[int, ...],
     *,
     uniform: Sequence[int],
@@ -139,11 +144,11 @@ def _program(
     )
 
 
-def _floats(name: str, array: NDArray[Any]) -> None:
-    require(np.ndarray, **{name: array})
+def _floats(name: str, array: Floats) -> None:
+    require((np.ndarray, Tensor), **{name: array})
     if array.dtype != np.float32 or array.ndim == 0 or not array.size:
         raise FeedError(f"{name} is float32 with at least one element; got {array.dtype} of shape {list(array.shape)}")
 
 
-def _rows(x: NDArray[Any]) -> tuple[int, int]:
+def _rows(x: Floats) -> tuple[int, int]:
     return x.size // x.shape[-1], x.shape[-1]

@@ -1,18 +1,15 @@
 """How low-bit codes lie in 32-bit words. Pure.
 
-Every block of 32 codes takes exactly as many words as a code has bits, so that a block begins on a word for any number
-of bits and no kernel has to look across two blocks::
-
-    2, 4, 8 bits   the codes one after the other, the first in the lowest bits of the first word: what the bytes of
-                   ONNX's MatMulNBits hold, read as little-endian words
-    3 bits         two words of the codes' lower two bits, packed as above, then one word of their highest bits,
-                   that of code i in bit i
-
-Three bits are three bits here: a code never lies in a four-bit container, and never across two words of one plane.
+Codes lie one after the other, the first in the lowest bits of the first word. Every block of 32 codes takes exactly as
+many words as a code has bits, so that a block begins on a word for any number of bits and no kernel has to look across
+two blocks. For 2, 4 and 8 bits these are the bytes of ONNX's MatMulNBits, read as little-endian words; of 3 bits, codes
+10 and 21 of a block lie across two of its words. Three bits are three bits here, never in a container of four.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +19,7 @@ from pytest_webaccel.errors import ConfigurationError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BITS", "BLOCK", "GROUPS", "known_bits", "known_group", "pack", "unpack"]
+__all__ = ["BITS", "BLOCK", "GROUPS", "Place", "known_bits", "known_group", "pack", "places", "unpack"]
 
 #: Bits that a code may have.
 BITS = (2, 3, 4, 8)
@@ -60,8 +57,12 @@ def pack(codes: NDArray[Any], bits: int) -> NDArray[np.uint32]:
         raise ConfigurationError(f"codes from {codes.min()} to {codes.max()} do not fit into {bits} bits")
     *outer, length = codes.shape
     blocks = codes.astype(np.uint32).reshape(*outer, length // BLOCK, BLOCK)
-    planes = [_stream(blocks >> np.uint32(shift), width) for shift, width in _planes(bits)]
-    return np.ascontiguousarray(np.concatenate(planes, axis=-1).reshape(*outer, length // BLOCK * bits))
+    words = np.zeros((*outer, length // BLOCK, bits), np.uint32)
+    for place in places(bits):
+        words[..., place.word] |= blocks[..., place.code] << np.uint32(place.shift)
+        if place.crosses:
+            words[..., place.word + 1] |= blocks[..., place.code] >> np.uint32(BLOCK - place.shift)
+    return words.reshape(*outer, length // BLOCK * bits)
 
 
 def unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
@@ -74,27 +75,27 @@ def unpack(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
         )
     *outer, length = words.shape
     blocks = words.reshape(*outer, length // bits, bits)
-    codes = np.zeros((*blocks.shape[:-1], BLOCK), np.uint8)
-    for shift, width in _planes(bits):
-        codes |= _codes(blocks[..., shift : shift + width], width) << np.uint8(shift)
+    codes = np.empty((*blocks.shape[:-1], BLOCK), np.uint8)
+    for place in places(bits):
+        code = blocks[..., place.word] >> np.uint32(place.shift)
+        if place.crosses:
+            code = code | blocks[..., place.word + 1] << np.uint32(BLOCK - place.shift)
+        codes[..., place.code] = code & np.uint32((1 << bits) - 1)
     return codes.reshape(*outer, length // bits * BLOCK)
 
 
-def _planes(bits: int) -> tuple[tuple[int, int], ...]:
-    """Return the planes of a code: from which bit on, and of how many bits; a block has as many words of each."""
-    return ((0, 2), (2, 1)) if bits == 3 else ((0, bits),)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where a code of a block lies: from bit ``shift`` of ``word`` on, in the next word too where it ``crosses``."""
+
+    code: int
+    word: int
+    shift: int
+    crosses: bool
 
 
-def _stream(blocks: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
-    """Return the lowest ``bits`` of 32 codes one after the other, the first in the lowest bits."""
-    each = 32 // bits
-    parts = (blocks & np.uint32((1 << bits) - 1)).reshape(*blocks.shape[:-1], bits, each)
-    shifts = np.arange(each, dtype=np.uint32) * np.uint32(bits)
-    words: NDArray[np.uint32] = np.bitwise_or.reduce(parts << shifts, axis=-1)
-    return words
-
-
-def _codes(blocks: NDArray[np.uint32], bits: int) -> NDArray[np.uint8]:
-    shifts = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
-    codes = (blocks[..., None] >> shifts) & np.uint32((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(*blocks.shape[:-1], BLOCK)
+@functools.cache
+def places(bits: int) -> tuple[Place, ...]:
+    """Return where each of the 32 codes of a block lies."""
+    firsts = ((code, *divmod(code * bits, BLOCK)) for code in range(BLOCK))
+    return tuple(Place(code, word, shift, shift + bits > BLOCK) for code, word, shift in firsts)

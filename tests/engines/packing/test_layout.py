@@ -34,10 +34,10 @@ def test_the_first_code_is_in_the_lowest_bits():
     assert pack(codes, 8)[0] == 1 | 2 << 8 | 3 << 16
 
 
-def test_three_bits_are_two_words_of_lower_bits_and_one_of_the_highest():
+def test_three_bits_lie_one_after_the_other_across_words():
     codes = np.zeros(32, np.uint8)
-    codes[[0, 16, 31]] = [0b101, 0b110, 0b100]
-    assert pack(codes, 3).tolist() == [0b01, 0b10, 1 | 1 << 16 | 1 << 31]
+    codes[[0, 10, 21, 31]] = [0b101, 0b110, 0b011, 0b100]
+    assert pack(codes, 3).tolist() == [0b101 | 0b10 << 30, 0b1 | 0b1 << 31, 0b01 | 0b100 << 29]
 
 
 @pytest.mark.parametrize(
