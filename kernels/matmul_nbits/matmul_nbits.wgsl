@@ -5,7 +5,7 @@
 // An invocation computes a tile of TILE_ROWS rows and TILE_COLUMNS columns, which lie a workgroup's width apart, so that
 // neighbours always read neighbouring words. SPLIT invocations share a tile, each with every SPLIT-th group, and the
 // first adds up what they have: for few rows on an adapter with more lanes than there are columns. With QUADS an element
-// of x is read by one of four invocations and told to the others.
+// of x is read by one of four invocations and told to the others. STAGE elements of a row are read before any is used.
 //
 // Lines that begin with //% and what stands in braces after a dollar are Jinja's: loops are unrolled and constants filled in before the
 // page compiles it, since no compiler here unrolls a loop over an array.
@@ -20,7 +20,7 @@
 //
 // Dispatch: (ceil(columns / (WORKGROUP / SPLIT * TILE_COLUMNS)), ceil(rows / TILE_ROWS), 1).
 //
-// Tunable: WORKGROUP, TILE_ROWS, TILE_COLUMNS, SPLIT, QUADS. Given: BITS, GROUP, SCALE_BITS, HAS_ZEROS; WHOLE, whether k
+// Tunable: WORKGROUP, TILE_ROWS, TILE_COLUMNS, SPLIT, QUADS, STAGE. Given: BITS, GROUP, SCALE_BITS, HAS_ZEROS; WHOLE, whether k
 // is a multiple of GROUP; VECTORS, whether x is of vec4.
 
 //% set across = WORKGROUP // SPLIT
@@ -75,33 +75,74 @@ fn main(
   let share = ${ "at / %du" % across if SPLIT > 1 else "0u" };
   let first_column = id.x * ${ across * TILE_COLUMNS }u + at % ${ across }u;
   let first_row = id.y * ${ TILE_ROWS }u;
+  let columns = shape.columns;
+  let groups = shape.groups;
+  let k = shape.k;
   // Columns and rows beyond the last read it once more, so that no invocation leaves the others; nothing is written.
 //% for c in range(TILE_COLUMNS)
-  let n${ c } = min(first_column + ${ c * across }u, shape.columns - 1u);
+  let n${ c } = min(first_column + ${ c * across }u, columns - 1u);
 //% endfor
 //% for r in range(TILE_ROWS)
-  let x${ r } = min(first_row + ${ r }u, shape.rows - 1u) * ${ "(shape.k / 4u)" if VECTORS else "shape.k" };
+  let x${ r } = min(first_row + ${ r }u, shape.rows - 1u) * ${ "(k / 4u)" if VECTORS else "k" };
 //% for c in range(TILE_COLUMNS)
   var sum${ r }_${ c } = 0.0;
 //% endfor
 //% endfor
-  for (var g = share; g < shape.groups; g += ${ SPLIT }u) {
+  for (var g = share; g < groups; g += ${ SPLIT }u) {
 //% for c in range(TILE_COLUMNS)
-    let zero${ c } = zero_at(g * shape.columns + n${ c });
+    let zero${ c } = zero_at(g * columns + n${ c });
 //% for r in range(TILE_ROWS)
     var part${ r }_${ c } = 0.0;
 //% endfor
 //% endfor
+//% if blocks == 1
+    let block = g;
+    {
+//% else
     for (var block = g * ${ blocks }u; block < (g + 1u) * ${ blocks }u; block++) {
+//% endif
 //% for c in range(TILE_COLUMNS)
-      let at${ c } = block * ${ BITS }u * shape.columns + n${ c };
+      let at${ c } = block * ${ BITS }u * columns + n${ c };
 //% endfor
-//% for quarter in range(0, 32, 4)
-//% for code in CODES[quarter:quarter + 4]
-//% for c in range(TILE_COLUMNS)
+//% for stage in range(0, 32, STAGE)
+//% for code in CODES[stage:stage + STAGE]
 //% for word in code.reads
-      let word${ c }_${ word } = packed[at${ c } + ${ word }u * shape.columns];
+//% for c in range(TILE_COLUMNS)
+      let word${ c }_${ word } = packed[at${ c } + ${ word }u * columns];
 //% endfor
+//% endfor
+//% endfor
+//% for quarter in range(stage, stage + STAGE, 4)
+//% for r in range(TILE_ROWS)
+//% if QUADS
+//% if WHOLE
+      let own${ r }_${ quarter } = x[x${ r } + block * 32u + ${ quarter }u + (lane & 3u)];
+//% else
+      let k${ r }_${ quarter } = block * 32u + ${ quarter }u + (lane & 3u);
+      let own${ r }_${ quarter } = select(0.0, x[x${ r } + min(k${ r }_${ quarter }, k - 1u)], k${ r }_${ quarter } < k);
+//% endif
+//% elif VECTORS
+//% if WHOLE
+      let v${ r }_${ quarter } = x[x${ r } + block * 8u + ${ quarter // 4 }u];
+//% else
+      let k${ r }_${ quarter } = block * 8u + ${ quarter // 4 }u;
+      let v${ r }_${ quarter } = select(
+        vec4<f32>(), x[x${ r } + min(k${ r }_${ quarter }, k / 4u - 1u)], k${ r }_${ quarter } < k / 4u
+      );
+//% endif
+//% else
+      let k${ r }_${ quarter } = vec4<u32>(0u, 1u, 2u, 3u) + (block * 32u + ${ quarter }u);
+      let i${ r }_${ quarter } = min(k${ r }_${ quarter }, vec4<u32>(k - 1u)) + x${ r };
+      let v${ r }_${ quarter } = select(
+        vec4<f32>(),
+        vec4<f32>(x[i${ r }_${ quarter }.x], x[i${ r }_${ quarter }.y], x[i${ r }_${ quarter }.z], x[i${ r }_${ quarter }.w]),
+        k${ r }_${ quarter } < vec4<u32>(k),
+      );
+//% endif
+//% endfor
+//% endfor
+//% for code in CODES[stage:stage + STAGE]
+//% for c in range(TILE_COLUMNS)
 //% set low = "(word%d_%d >> %du)" % (c, code.word, code.shift) if code.shift else "word%d_%d" % (c, code.word)
 //% set high = " | (word%d_%d << %du)" % (c, code.word + 1, 32 - code.shift) if code.crosses else ""
 //% set value = "(%s%s)" % (low, high) if code.last else "((%s%s) & %du)" % (low, high, 2 ** BITS - 1)
@@ -110,46 +151,29 @@ fn main(
 //% endfor
 //% for r in range(TILE_ROWS)
 //% if QUADS
-//% if WHOLE
-      let own${ r }_${ quarter } = x[x${ r } + block * 32u + ${ quarter }u + (lane & 3u)];
-//% else
-      let k${ r }_${ quarter } = block * 32u + ${ quarter }u + (lane & 3u);
-      let own${ r }_${ quarter } = select(0.0, x[x${ r } + min(k${ r }_${ quarter }, shape.k - 1u)], k${ r }_${ quarter } < shape.k);
-//% endif
+//% for quarter in range(stage, stage + STAGE, 4)
       let v${ r }_${ quarter } = vec4<f32>(
 //% for i in range(4)
         quadBroadcast(own${ r }_${ quarter }, ${ i }u),
 //% endfor
       );
-//% elif VECTORS
-//% if WHOLE
-      let v${ r }_${ quarter } = x[x${ r } + block * 8u + ${ quarter // 4 }u];
-//% else
-      let k${ r }_${ quarter } = block * 8u + ${ quarter // 4 }u;
-      let v${ r }_${ quarter } = select(
-        vec4<f32>(), x[x${ r } + min(k${ r }_${ quarter }, shape.k / 4u - 1u)], k${ r }_${ quarter } < shape.k / 4u
-      );
-//% endif
-//% else
-      let k${ r }_${ quarter } = vec4<u32>(0u, 1u, 2u, 3u) + (block * 32u + ${ quarter }u);
-      let i${ r }_${ quarter } = min(k${ r }_${ quarter }, vec4<u32>(shape.k - 1u)) + x${ r };
-      let v${ r }_${ quarter } = select(
-        vec4<f32>(),
-        vec4<f32>(x[i${ r }_${ quarter }.x], x[i${ r }_${ quarter }.y], x[i${ r }_${ quarter }.z], x[i${ r }_${ quarter }.w]),
-        k${ r }_${ quarter } < vec4<u32>(shape.k),
-      );
+//% endfor
 //% endif
 //% for c in range(TILE_COLUMNS)
-      part${ r }_${ c } += dot(
-        vec4<f32>(w${ c }_${ quarter }, w${ c }_${ quarter + 1 }, w${ c }_${ quarter + 2 }, w${ c }_${ quarter + 3 }),
-        v${ r }_${ quarter },
-      );
+      part${ r }_${ c } += 0.0
+//% for quarter in range(stage, stage + STAGE, 4)
+        + dot(
+          vec4<f32>(w${ c }_${ quarter }, w${ c }_${ quarter + 1 }, w${ c }_${ quarter + 2 }, w${ c }_${ quarter + 3 }),
+          v${ r }_${ quarter },
+        )
+//% endfor
+      ;
 //% endfor
 //% endfor
 //% endfor
     }
 //% for c in range(TILE_COLUMNS)
-    let scale${ c } = scale_at(g * shape.columns + n${ c });
+    let scale${ c } = scale_at(g * columns + n${ c });
 //% for r in range(TILE_ROWS)
     sum${ r }_${ c } += part${ r }_${ c } * scale${ c };
 //% endfor
@@ -175,8 +199,8 @@ fn main(
 //% endif
 //% for r in range(TILE_ROWS)
 //% for c in range(TILE_COLUMNS)
-  if (first_row + ${ r }u < shape.rows && first_column + ${ c * across }u < shape.columns) {
-    y[(first_row + ${ r }u) * shape.columns + n${ c }] = sum${ r }_${ c };
+  if (first_row + ${ r }u < shape.rows && first_column + ${ c * across }u < columns) {
+    y[(first_row + ${ r }u) * columns + n${ c }] = sum${ r }_${ c };
   }
 //% endfor
 //% endfor

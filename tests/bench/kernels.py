@@ -1,0 +1,280 @@
+"""The project's own ``matmul_nbits`` beside onnxruntime-web's ``MatMulNBits``: the same weights, rows and page.
+
+Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other, so
+that a slow moment hits all. What is timed is the page's own time. The first run, which compiles, is apart. Peers run
+with ``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
+better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours, so more than 1 is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from pytest_webaccel.browsers.probe import lanes_table
+from pytest_webaccel.engines.kernels import Plan, Resident
+from pytest_webaccel.engines.kernels.matmul import matmul_nbits
+from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
+from pytest_webaccel.errors import WebAccelError
+from pytest_webaccel.pool.kernels import run_kernels
+from pytest_webaccel.report.statistics import summarise
+from pytest_webaccel.terms import Backend, Browser, OrtBuild
+from tests.bench.common import finish, start_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_webaccel.engines.packing import Packed
+    from pytest_webaccel.pool.lease import Lease
+    from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.terms import ProbeResult
+
+_GROUP = 32
+_DEADLINE_S = 120.0
+#: Names of what is compared, with the backend and the build of each peer.
+_PEERS: Mapping[str, tuple[Backend, OrtBuild]] = {
+    "ort_jsep": (Backend.WEBGPU, OrtBuild.JSEP),
+    "ort_webgpu": (Backend.WEBGPU, OrtBuild.NATIVE),
+    "ort_webnn": (Backend.WEBNN, OrtBuild.JSEP),
+    "ort_wasm": (Backend.CPU, OrtBuild.WASM),
+}
+_ON_WEBGPU = ("ort_jsep", "ort_webgpu")
+#: Resamplings of an interval.
+_RESAMPLINGS = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    bits: int
+    rows: int
+    k: int
+    columns: int
+
+
+@dataclasses.dataclass(slots=True)
+class Sample:
+    """An implementation of one shape: ``call`` runs it once and returns its milliseconds and ``y``."""
+
+    name: str
+    backend: Backend
+    call: Callable[[], tuple[float, np.ndarray[Any, Any]]]
+    first_ms: float = math.nan
+    nmse: float = math.nan
+    times: list[float] = dataclasses.field(default_factory=list)
+
+
+def parsed(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.kernels", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
+    parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
+    parser.add_argument("--browser", choices=[str(Browser.CHROMIUM), str(Browser.FIREFOX)], default="chromium")
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 2, 3, 8])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="of k and of the columns")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=10.0, help="most for the rounds of a shape, after three")
+    return parser.parse_args(given)
+
+
+def model(weights: Packed, accuracy: int) -> bytes:
+    """Return an ONNX model of one ``MatMulNBits`` from ``x`` to ``y``."""
+    nbits = to_matmul_nbits(weights)
+    float32 = nbits.scales.astype(np.float32)
+    attributes: dict[str, Any] = {**nbits.attributes, "accuracy_level": accuracy}
+    node = helper.make_node("MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", nbits.k])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", nbits.n])],
+        [numpy_helper.from_array(nbits.b, "b"), numpy_helper.from_array(float32, "s")],
+    )
+    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("com.microsoft", 1)]
+    made: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+    return made
+
+
+class Bench:
+    """Leased lanes, one for each backend, and what runs on them."""
+
+    def __init__(self, worker: Worker, leases: Mapping[Backend, Lease]) -> None:
+        self._worker = worker
+        self._leases = leases
+
+    def ours(self, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
+        plan = Plan.of({"y": matmul_nbits(x, Resident(weights))["y"]})
+        lease = self._leases[Backend.WEBGPU]
+
+        def call() -> tuple[float, np.ndarray[Any, Any]]:
+            reply = self._worker.call(run_kernels(lease, plan, deadline=_DEADLINE_S, repeats=1), deadline=_DEADLINE_S)
+            told = reply.value
+            return (told["times_ms"][0] if sample.first_ms == sample.first_ms else _first(told)), reply.tensors["y"]
+
+        sample = Sample("ours", Backend.WEBGPU, call)
+        return sample
+
+    def theirs(self, name: str, x: np.ndarray[Any, Any], weights: Packed, accuracy: int) -> Sample:
+        """Raise a WebAccelError where it does not load the model."""
+        backend, build = _PEERS[name]
+        lease = self._leases[backend]
+        loaded = self._worker.call(
+            lease.load(model(weights, accuracy), build, deadline=_DEADLINE_S), deadline=_DEADLINE_S
+        )
+        station = lease.lane.here
+        self._worker.call(station.hold("x", x, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
+
+        async def run() -> Any:
+            request = station.engine.send_run(loaded, {}, None, deadline=_DEADLINE_S, held={"x": "x"})
+            return await station.engine.answer(loaded, request)
+
+        def call() -> tuple[float, np.ndarray[Any, Any]]:
+            reply = self._worker.call(run(), deadline=_DEADLINE_S)
+            return reply.page_ms, reply.tensors["y"]
+
+        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, call)
+
+    def free(self) -> None:
+        """Drop every model."""
+        for lease in self._leases.values():
+            for loaded in list(lease.lane.here.loaded.values()):
+                self._worker.call(lease.drop(loaded, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
+            self._worker.call(lease.lane.here.free_constants(deadline=_DEADLINE_S), deadline=_DEADLINE_S)
+
+    def samples(self, shape: Shape, x: np.ndarray[Any, Any], weights: Packed) -> list[Sample]:
+        found = [self.ours(x, weights)]
+        if shape.bits == 3:  # MatMulNBits has no three bits
+            return found
+        for name, accuracy in itertools.product(_PEERS, (0, 4)):
+            if _PEERS[name][0] not in self._leases:
+                continue
+            try:
+                found.append(self.theirs(name, x, weights, accuracy))
+            except WebAccelError as error:
+                print(f"{name}, {shape.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
+        return found
+
+
+def _first(told: Mapping[str, Any]) -> float:
+    return float(told["compile_ms"]) + float(told["first_ms"])
+
+
+def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sample]:
+    chance = np.random.default_rng([shape.bits, shape.rows, shape.k, shape.columns])
+    weights = quantise(chance.standard_normal((shape.columns, shape.k)).astype(np.float32), shape.bits, group=_GROUP)
+    x = chance.standard_normal((shape.rows, shape.k)).astype(np.float32)
+    right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
+    samples = []
+    for sample in bench.samples(shape, x, weights):
+        try:
+            sample.first_ms, y = sample.call()
+        except WebAccelError as error:
+            print(f"{sample.name}, {shape}: {str(error)[:160]}", flush=True)
+            continue
+        sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
+        samples.append(sample)
+    begun = time.monotonic()
+    for turn in range(options.rounds):
+        if turn >= 3 and time.monotonic() - begun > options.seconds:
+            break
+        for sample in samples:
+            sample.times.append(sample.call()[0])
+    bench.free()
+    return samples
+
+
+def better(samples: Sequence[Sample]) -> Sample | None:
+    """Return the fastest of onnxruntime-web's on WebGPU that is right."""
+    right = [one for one in samples if one.name.split()[0] in _ON_WEBGPU and one.nmse < 5e-4]
+    return min(right, key=lambda one: statistics.median(one.times), default=None)
+
+
+def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
+    """Return the ratio of the medians and its bootstrap interval of 95 %."""
+    chance = np.random.default_rng(0)
+    drawn = [
+        np.median(chance.choice(theirs, len(theirs))) / np.median(chance.choice(ours, len(ours)))
+        for _ in range(_RESAMPLINGS)
+    ]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return statistics.median(theirs) / statistics.median(ours), float(low), float(high)
+
+
+def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
+    rows = []
+    beside = better(samples)
+    for sample in samples:
+        probe = table[sample.backend]
+        summary = summarise(sample.times)
+        interval = summary.median_interval
+        told: dict[str, Any] = {
+            "kernel": "matmul_nbits",
+            "bits": shape.bits,
+            "rows": shape.rows,
+            "k": shape.k,
+            "columns": shape.columns,
+            "lane": str(probe.lane),
+            "adapter": probe.adapter,
+            "implementation": sample.name,
+            "n": summary.n,
+            "median_ms": summary.median,
+            "median_low_ms": interval.low if interval else None,
+            "median_high_ms": interval.high if interval else None,
+            "p95_ms": summary.p95,
+            "first_ms": sample.first_ms,
+            "nmse": f"{sample.nmse:.1e}",
+            "evidence": str(probe.evidence),
+        }
+        if sample.name == "ours" and beside is not None:
+            told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
+        rows.append(told)
+    return rows
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    options = parsed(given)
+    if options.quick:
+        options.bits, options.sizes, options.rounds = [4], [1024], 5
+    table = tuple(probe for probe in lanes_table([Browser(options.browser)]) if probe.works)
+    probes = {probe.lane.backend: probe for probe in table}
+    if Backend.WEBGPU not in probes:
+        raise SystemExit(f"no WebGPU lane of {options.browser} works here; see `python -m pytest_webaccel doctor`")
+    shapes = [Shape(*parts) for parts in itertools.product(options.bits, options.rows, options.sizes, options.sizes)]
+    worker, rows = start_worker(table), []
+    try:
+        leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
+        bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
+        for number, shape in enumerate(shapes, 1):
+            rows += rows_of(shape, measure(bench, shape, options), probes)
+            ours = next(row for row in reversed(rows) if row["implementation"] == "ours")
+            print(
+                f"{number} of {len(shapes)}: {shape.bits} bits, {shape.rows} x {shape.k} x {shape.columns}: "
+                f"{ours['median_ms']:.1f} ms, {ours.get('ratio', math.nan):.2f} times as fast",
+                flush=True,
+            )
+        for lease in leases.values():
+            lease.__exit__(None, None, None)
+    finally:
+        worker.stop()
+    for bits in options.bits:
+        ratios = [row["ratio"] for row in rows if row["bits"] == bits and "ratio" in row]
+        if ratios:
+            print(
+                f"{bits} bits: geometric mean {statistics.geometric_mean(ratios):.2f} times as fast as the better "
+                f"WebGPU build of onnxruntime-web over {len(ratios)} shapes, least {min(ratios):.2f}"
+            )
+    finish("kernels", rows, table, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
