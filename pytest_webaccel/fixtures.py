@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.app import AppFaults, AppLease, AppPage, Apps
     from pytest_webaccel.faces import Faults, Manner, PoolFace, WebAccel
+    from pytest_webaccel.faces.choices import Choices
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.rows import Row
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["webaccel", "webaccel_app", "webaccel_faults", "webaccel_ort", "webaccel_page", "webaccel_pool"]
 
+_CHOICES_KEY = pytest.StashKey["Choices"]()
 _ITEM_KEY = pytest.StashKey[list[pytest.Item]]()
 
 
@@ -249,8 +251,18 @@ def _manner(item: pytest.Item) -> Manner:
         strict=settings.strict,
         family=requirement(item).family,
         cases=settings.cases,
+        choices=_choices(item.config, settings.db),
         tell=progress(item.config),
     )
+
+
+def _choices(config: pytest.Config, database: Path | None) -> Choices:
+    """Return the session's choices of constants for kernels; nothing is read before a kernel asks."""
+    if _CHOICES_KEY not in config.stash:
+        from pytest_webaccel.faces.choices import Choices
+
+        config.stash[_CHOICES_KEY] = Choices(database)
+    return config.stash[_CHOICES_KEY]
 
 
 def _draws(item: pytest.Item, strategy: Strategy | None) -> str:

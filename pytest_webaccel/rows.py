@@ -27,6 +27,7 @@ __all__ = [
     "RunRow",
     "TestRow",
     "TransactionRow",
+    "TuningRow",
     "decode_row",
     "encode_row",
     "now",
@@ -255,6 +256,33 @@ class ConformanceRow(Row):
     browser: str = ""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningRow(Row):
+    """One candidate that a tuner tried for a kernel: its constants, and how long a run took on an adapter.
+
+    ``signature`` are the shapes of the inputs and how weights are packed. ``state`` is ``timed``, ``wrong`` where its
+    answer was not the reference's, or ``failed``. ``untuned`` is what runs where nothing was tuned, ``chosen`` what
+    runs from now on. Times are in milliseconds, zero where none was timed.
+    """
+
+    table: ClassVar[str] = "tunings"
+
+    test_id: str
+    lane: str
+    adapter: str
+    browser: str
+    kernel: str
+    signature: Mapping[str, Any]
+    constants: Mapping[str, int]
+    state: str
+    n: int = 0
+    median_ms: float = 0.0
+    first_ms: float = 0.0
+    nmse: float = 0.0
+    untuned: bool = False
+    chosen: bool = False
+
+
 #: Row types by table name, in the order in which they are created.
 TABLES: Mapping[str, type[Row]] = {
     row.table: row
@@ -268,6 +296,7 @@ TABLES: Mapping[str, type[Row]] = {
         ParityRow,
         PlacementRow,
         ConformanceRow,
+        TuningRow,
     )
 }
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pytest_webaccel.faces.choices import Choices
+
 __all__ = ["DEADLINE_S", "SEARCH_S", "Manner", "strategy", "word"]
 
 Word = TypeVar("Word", bound=enum.StrEnum)
@@ -29,13 +31,14 @@ SEARCH_S = 600.0
 class Manner:
     """How a test wants its lanes: ``strict`` fails on a silent fallback, ``family`` is that of its models.
 
-    Cases to file are written below ``cases``; None: nowhere. ``tell`` is given the progress of long work, a line at a
-    time.
+    Cases to file are written below ``cases``; None: nowhere. ``choices`` are constants of tuned kernels. ``tell`` is
+    given the progress of long work, a line at a time.
     """
 
     strict: bool = False
     family: str = ""
     cases: Path | None = None
+    choices: Choices | None = None
     tell: Callable[[str], None] = lambda line: None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import statistics
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.engines.kernels import Tensor
+    from pytest_webaccel.engines.kernels.tuning import Tuning
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.faces.arguments import Manner
     from pytest_webaccel.parity.blame import Blame
@@ -125,20 +125,17 @@ class WebAccel:
         ``matmul_nbits`` takes ``x``, float32 of shape (rows, k), and ``weights``, a
         :class:`~pytest_webaccel.engines.packing.Packed` of n rows and k columns, and gives ``y`` of shape (rows, n);
         for the others see what makes their programs in :mod:`pytest_webaccel.engines.kernels`. ``constants`` are those
-        that a manifest calls tunable. ``timeout`` is in seconds. Faults that were planned strike models, not kernels; a
-        lane that breaks all the same is mended. Raises ConfigurationError for what is not known or what the adapter
-        cannot hold, FeedError for inputs that do not fit, ModelError when it fails.
+        that a manifest calls tunable, by default what :meth:`tune` chose for this adapter. ``timeout`` is in seconds.
+        Faults that were planned strike models, not kernels; a lane that breaks all the same is mended. Raises
+        ConfigurationError for what is not known or what the adapter cannot hold, FeedError for inputs that do not fit,
+        ModelError when it fails.
         """
-        from pytest_webaccel.engines.kernels import KERNELS
+        from pytest_webaccel.engines.kernels import program
 
-        if name not in KERNELS:
-            raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
-        try:
-            given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
-        except TypeError as error:
-            raise ConfigurationError(f"kernel {name}: {error}") from None
-        program = KERNELS[name](*given.args, **given.kwargs)
-        return self.compute({output: program[output] for output in program.outputs}, timeout=timeout)
+        asked = program(name, inputs, constants)
+        if self._manner.choices and not constants and (chosen := self._manner.choices.of(self.probe, asked)):
+            asked = program(name, inputs, chosen)
+        return self.compute({output: asked[output] for output in asked.outputs}, timeout=timeout)
 
     def compute(self, outputs: Mapping[str, Tensor], *, timeout: float = DEADLINE_S) -> dict[str, np.ndarray[Any, Any]]:
         """Return what kernels compute that feed one another, arrays by name.
@@ -152,6 +149,31 @@ class WebAccel:
 
         work = run_kernels(self._lease, Plan.of(outputs), deadline=timeout)
         return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)
+
+    def tune(
+        self,
+        name: str,
+        *,
+        whole: bool = False,
+        repeats: int = 7,
+        seconds: float = SEARCH_S,
+        timeout: float = DEADLINE_S,
+        **inputs: Any,
+    ) -> Tuning:
+        """Look for the constants under which a kernel is fastest here; it runs so from now on, for such shapes.
+
+        One constant is changed after the other, from the defaults on, or every combination is tried (``whole``); each
+        candidate's answer is held against NumPy, and timed ``repeats`` times. The best ones run against the untuned one
+        in rounds before one is chosen. What was tried is recorded in the table ``tunings``; later runs with the same
+        database, adapter and browser take the choice from there. ``seconds`` bounds the search; one that was cut off by
+        an error goes on where it was. Print ``table()`` of what comes back to see the grid. Raises as :meth:`kernel`.
+        """
+        from pytest_webaccel.faces.choices import Choices
+        from pytest_webaccel.faces.tuning import Tuner
+
+        choices = self._manner.choices or Choices(None)
+        tuner = Tuner(self._worker, self._lease, self._lease.terms.test_id, choices, self._manner.tell)
+        return tuner.tune(name, inputs, whole=whole, repeats=repeats, seconds=seconds, timeout=timeout)
 
     def check(
         self,

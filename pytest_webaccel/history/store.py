@@ -17,14 +17,14 @@ from pytest_webaccel.history import rescue, schema
 from pytest_webaccel.history.columns import columns, row_problem
 from pytest_webaccel.history.spool import scan_spool
 from pytest_webaccel.history.trouble import explain
-from pytest_webaccel.rows import TABLES, RecoveryRow, Row, RunRow
+from pytest_webaccel.rows import TABLES, RecoveryRow, Row, RunRow, TuningRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     import duckdb
 
-__all__ = ["Store", "expected_durations", "record"]
+__all__ = ["Store", "chosen_constants", "expected_durations", "record"]
 
 _log = logging.getLogger(__name__)
 
@@ -188,6 +188,18 @@ def expected_durations(path: Path | None) -> Mapping[tuple[str, str], float]:
     except HistoryError as error:
         _log.warning("no durations for scheduling: %s", error)
         return {}
+
+
+def chosen_constants(path: Path | None) -> list[TuningRow]:
+    """Return what tuners chose, of the database at ``path``, the latest last; empty where it cannot be read now."""
+    if path is None or not Path(path).exists():
+        return []
+    try:
+        with Store.open(path, read_only=True) as store:
+            return [row for row in store.rows(TuningRow) if row.chosen]
+    except HistoryError as error:
+        _log.warning("kernels run untuned: %s", error)
+        return []
 
 
 def _by_table(rows: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:

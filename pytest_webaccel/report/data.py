@@ -21,6 +21,7 @@ from pytest_webaccel.rows import (
     RunRow,
     TestRow,
     TransactionRow,
+    TuningRow,
 )
 from pytest_webaccel.terms import Evidence, Outcome, ProbeResult, Strategy
 
@@ -82,6 +83,7 @@ class ReportData:
     parity: tuple[ParityRow, ...] = ()
     placements: tuple[PlacementRow, ...] = ()
     conformance: tuple[ConformanceRow, ...] = ()
+    tunings: tuple[TuningRow, ...] = ()
     missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -109,6 +111,7 @@ class ReportData:
             parity=_of(ordered, ParityRow),
             placements=_of(ordered, PlacementRow),
             conformance=_of(ordered, ConformanceRow),
+            tunings=_of(ordered, TuningRow),
             missing=missing,
             notes=tuple(notes),
         )

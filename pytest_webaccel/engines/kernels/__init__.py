@@ -5,7 +5,8 @@ What runs lies in the folder ``kernels``, a folder a kernel; here is what is sen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.engines.kernels.attention import attention
 from pytest_webaccel.engines.kernels.embedding import embedding
@@ -15,11 +16,12 @@ from pytest_webaccel.engines.kernels.plan import Plan
 from pytest_webaccel.engines.kernels.program import Program, Tensor
 from pytest_webaccel.engines.kernels.rows import gelu, layer_norm, rope, silu, softmax
 from pytest_webaccel.engines.kernels.weights import Resident
+from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "manifest", "matmul_nbits"]
+__all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "manifest", "matmul_nbits", "program"]
 
 #: What makes the program of a kernel, by its name.
 KERNELS: Mapping[str, Callable[..., Program]] = {
@@ -32,3 +34,14 @@ KERNELS: Mapping[str, Callable[..., Program]] = {
     "silu": silu,
     "softmax": softmax,
 }
+
+
+def program(name: str, inputs: Mapping[str, Any], constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of the kernel ``name``; raises ConfigurationError for one that there is not, or its inputs."""
+    if name not in KERNELS:
+        raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
+    try:
+        given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
+    except TypeError as error:
+        raise ConfigurationError(f"kernel {name}: {error}") from None
+    return KERNELS[name](*given.args, **given.kwargs)

@@ -55,16 +55,14 @@ def attention(
         places = (old.scales, old.zeros, len(keys), len(keys) + also.scales, len(keys) + also.zeros)
     recent = np.stack([cache.recent_keys, cache.recent_values]).astype(np.float32)
     factor = np.float32(form.dim**-0.5 if scale is None else scale)
+    fixed = {"BITS": form.bits, "GROUP": form.group, "KEYS_BY_CHANNEL": int(form.keys is KeyScales.CHANNEL)}
     return Program(
         kernel=made.name,
         code=made.code,
         entry=made.entry,
-        constants={
-            "BITS": form.bits,
-            "GROUP": form.group,
-            "KEYS_BY_CHANNEL": int(form.keys is KeyScales.CHANNEL),
-            **chosen,
-        },
+        constants={**fixed, **chosen},
+        chosen=chosen,
+        form=fixed,
         bindings=("q", "packed", "recent", "y", "uniform"),
         inputs={
             "q": query,

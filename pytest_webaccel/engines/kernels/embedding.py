@@ -47,6 +47,8 @@ def embedding(
         code=made.code,
         entry=made.entry,
         constants={**packed_constants(packed), **chosen},
+        chosen=chosen,
+        form=packed_constants(packed),
         bindings=("ids", "packed", "y", "uniform"),
         inputs={"ids": rows.astype(np.uint32), "packed": operand},
         outputs={"y": Output("float32", (rows.size, packed.columns))},

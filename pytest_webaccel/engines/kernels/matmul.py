@@ -68,6 +68,7 @@ def matmul_nbits(
         uniform=(rows, columns, packed.columns, packed.groups, words.scales, words.zeros),
         workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
         chosen=chosen,
+        form=packed_constants(packed),
         needs=("subgroups",) if quads else (),
     )
 

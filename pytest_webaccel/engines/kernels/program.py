@@ -93,7 +93,8 @@ class Program:
     """A kernel with its constants, inputs and outputs; ``bindings`` names them in the shader's order.
 
     ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``. ``chosen`` are the tunable constants,
-    ``needs`` the features that the device must have.
+    ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``needs`` are the features that the
+    device must have.
     """
 
     kernel: str
@@ -106,11 +107,21 @@ class Program:
     uniform: Sequence[int]
     workgroups: tuple[int, int, int]
     chosen: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    form: Mapping[str, int] = dataclasses.field(default_factory=dict)
     needs: Sequence[str] = ()
 
     def __getitem__(self, name: str) -> Tensor:
         """Return an output, to go into another program or to be fetched."""
         return Tensor(self, name, self.outputs[name].shape)
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        """What a tuned choice of constants is for: the shapes of the inputs, by name, and ``form``."""
+        shapes = {
+            name: list(given.data.shape if isinstance(given, Constant) else given.shape)
+            for name, given in self.inputs.items()
+        }
+        return {**shapes, **self.form}
 
 
 def require(kind: type | tuple[type, ...], **given: object) -> None:

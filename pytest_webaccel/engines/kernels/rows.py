@@ -131,11 +131,14 @@ def _program(
     fixed: Mapping[str, int] | None = None,
 ) -> Program:
     made = manifest(name)
+    chosen = made.constants(constants)
     return Program(
         kernel=made.name,
         code=made.code,
         entry=made.entry,
-        constants={**(fixed or {}), **made.constants(constants)},
+        constants={**(fixed or {}), **chosen},
+        chosen=chosen,
+        form=fixed or {},
         bindings=(*inputs, "y", "uniform"),
         inputs=inputs,
         outputs={"y": Output("float32", shape)},

@@ -1,0 +1,103 @@
+"""Kernels are tuned on a real lane, the choice lasts, and a lost device does not end the search."""
+
+from __future__ import annotations
+
+import json
+
+import duckdb
+import pytest
+
+from pytest_webaccel import browsers
+from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.terms import Browser
+
+CACHE = cache_root()  # before pytester moves HOME
+
+TUNED = """
+    import dataclasses
+
+    import numpy
+    import pytest
+
+    from pytest_webaccel.engines.kernels import program
+    from pytest_webaccel.engines.packing import quantise
+    from pytest_webaccel.errors import ConfigurationError
+
+    X = numpy.random.default_rng(0).standard_normal((3, 96)).astype("f4")
+    WEIGHTS = quantise(numpy.random.default_rng(1).standard_normal((40, 96)).astype("f4"), 3)
+
+
+    def choice(webaccel):
+        return webaccel._manner.choices.of(webaccel.probe, program("matmul_nbits", {"x": X, "weights": WEIGHTS}))
+"""
+
+TUNE = (
+    TUNED
+    + """
+    def test_tune(webaccel, _webaccel_lease, _webaccel_worker):
+        assert choice(webaccel) is None
+        lost = []
+
+        def tell(line):  # in the midst of it the device goes
+            if not lost:
+                lost.append(line)
+                channel = _webaccel_lease.lane.here.channel
+                harm = channel.request("harm", {"kind": "device_destroyed"}, deadline=10)
+                _webaccel_worker.call(harm, deadline=10)
+
+        webaccel._manner = dataclasses.replace(webaccel._manner, tell=tell)
+        tuning = webaccel.tune("matmul_nbits", x=X, weights=WEIGHTS, repeats=2)
+        print(tuning.table())
+        assert lost
+        assert len(tuning.timings) > 10
+        assert tuning.best.median_ms <= tuning.untuned.median_ms
+        assert dict(choice(webaccel)) == dict(tuning.best.constants)
+        y = webaccel.kernel("matmul_nbits", x=X, weights=WEIGHTS)["y"]
+        numpy.testing.assert_allclose(y, X @ WEIGHTS.dequantised().T, rtol=1e-4, atol=1e-4)
+
+
+    def test_what_cannot_be_tuned(webaccel):
+        with pytest.raises(ConfigurationError, match="there is no kernel 'none'"):
+            webaccel.tune("none", x=X)
+        with pytest.raises(ConfigurationError, match="missing a required argument: 'weights'"):
+            webaccel.tune("matmul_nbits", x=X)
+"""
+)
+
+LATER = (
+    TUNED
+    + """
+    import json
+
+    def test_later(webaccel):
+        print("chosen", json.dumps(dict(choice(webaccel)), sort_keys=True))
+        sent = []
+        compute = webaccel.compute
+        webaccel.compute = lambda outputs, **more: sent.append(outputs["y"].program) or compute(outputs, **more)
+        webaccel.kernel("matmul_nbits", x=X, weights=WEIGHTS)
+        assert dict(sent[0].chosen) == dict(choice(webaccel))
+"""
+)
+
+
+def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, monkeypatch):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    if browsers.find(Browser.CHROMIUM) is None:
+        pytest.skip("no chromium is here: python -m pytest_webaccel install")
+    common = ("-p", "no:cacheprovider", "--webaccel-lanes=chromium:webgpu", "--webaccel-db=runs.duckdb", "-s")
+    pytester.makepyfile(test_it=TUNE)
+    first = pytester.runpytest_subprocess(*common, timeout=240)
+    first.assert_outcomes(passed=2)
+    with duckdb.connect("runs.duckdb", read_only=True) as database:
+        rows = database.execute(
+            "SELECT kernel, adapter, browser, constants, state, n, median_ms, nmse, chosen, untuned FROM tunings"
+        ).fetchall()
+    assert {row[0] for row in rows} == {"matmul_nbits"}
+    assert all(row[1] and row[2].startswith("chromium ") for row in rows)
+    assert all(row[5] >= 2 and row[6] > 0 and row[7] < 1e-6 for row in rows if row[4] == "timed")
+    [chosen] = [row for row in rows if row[8]]
+    assert sum(row[9] for row in rows) == 1
+    pytester.makepyfile(test_it=LATER)
+    second = pytester.runpytest_subprocess(*common, timeout=240)
+    second.assert_outcomes(passed=1)
+    second.stdout.fnmatch_lines([f"*chosen {json.dumps(json.loads(chosen[3]), sort_keys=True)}"])
