@@ -4,7 +4,7 @@
 //
 // Bindings, all of group 0:
 //   0  ids     u32, (count)
-//   1  packed  u32: the table, (rows, groups * GROUP) weights, as shared/packed.wgsl says
+//   1  packed  u32: the table, (rows, groups * GROUP) weights, as shared/packed.wgsl says; where BITS is 32, float32
 //   2  y       f32, (count, columns)
 //   3  shape   u32: count of elements of y, invocations of one row of workgroups, columns, groups, where in packed the
 //              scales begin, and the zeros
@@ -35,6 +35,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   }
   let row = ids[at / shape.columns];
   let column = at % shape.columns;
+  if (BITS == 32u) {
+    y[at] = bitcast<f32>(packed[row * shape.groups * GROUP + column]);
+    return;
+  }
   let group = row * shape.groups + column / GROUP;
   let code = code_at(row * shape.groups * (GROUP / 32u * BITS), column);
   y[at] = (code - zero_at(shape.zeros, group)) * scale_at(shape.scales, group);

@@ -1,4 +1,4 @@
-// y = x * dequantised(weights)^T, for weights of 2, 3, 4 or 8 bits.
+// y = x * dequantised(weights)^T, for weights of 2, 3, 4 or 8 bits; of 32 bits, float32, for y = x * weights^T.
 //
 //   y[r, n] = sum over g of scale[g, n] * (sum over k in group g of x[r, k] * (code[k, n] - zero[g, n]))
 //
@@ -14,7 +14,7 @@
 //   0  x       f32, (rows, k); of vec4 where k is a multiple of 4
 //   1  packed  u32: the codes, (groups * GROUP / 32 * BITS, columns), then the scales, (groups, columns), two float16 a
 //              word or one float32, then the zeros, (groups, columns), four uint8 a word (by_columns of
-//              pytest_webaccel/engines/kernels/weights.py)
+//              pytest_webaccel/engines/kernels/weights.py); of 32 bits the weights alone
 //   2  y       f32, (rows, columns)
 //   3  shape   u32: rows, columns, k, groups, where in packed the scales begin, and the zeros
 //
@@ -48,7 +48,9 @@ var<workgroup> partial: array<f32, ${ WORKGROUP * TILE_ROWS * TILE_COLUMNS }>;
 //% endif
 
 fn scale_at(at: u32) -> f32 {
-//% if SCALE_BITS == 32
+//% if BITS == 32
+  return 1.0;
+//% elif SCALE_BITS == 32
   return bitcast<f32>(packed[shape.scales + at]);
 //% else
   let pair = unpack2x16float(packed[shape.scales + at / 2u]);
@@ -60,7 +62,7 @@ fn zero_at(at: u32) -> f32 {
 //% if HAS_ZEROS
   return f32((packed[shape.zeros + at / 4u] >> ((at & 3u) * 8u)) & 255u);
 //% else
-  return ${ 2 ** (BITS - 1) }.0;
+  return ${ 0 if BITS == 32 else 2 ** (BITS - 1) }.0;
 //% endif
 }
 
@@ -143,10 +145,14 @@ fn main(
 //% endfor
 //% for code in CODES[stage:stage + STAGE]
 //% for c in range(TILE_COLUMNS)
+//% if BITS == 32
+      let w${ c }_${ code.code } = bitcast<f32>(word${ c }_${ code.word });
+//% else
 //% set low = "(word%d_%d >> %du)" % (c, code.word, code.shift) if code.shift else "word%d_%d" % (c, code.word)
 //% set high = " | (word%d_%d << %du)" % (c, code.word + 1, 32 - code.shift) if code.crosses else ""
 //% set value = "(%s%s)" % (low, high) if code.last else "((%s%s) & %du)" % (low, high, 2 ** BITS - 1)
       let w${ c }_${ code.code } = f32(i32${ value }) - zero${ c };
+//% endif
 //% endfor
 //% endfor
 //% for r in range(TILE_ROWS)

@@ -17,7 +17,7 @@ fn code_at(base: u32, at: u32) -> f32 {
   if (shift + BITS > 32u) {
     code |= packed[word + 1u] << (32u - shift);
   }
-  return f32(code & ((1u << BITS) - 1u));
+  return f32(code & (0xffffffffu >> (32u - BITS)));
 }
 
 fn scale_at(begin: u32, group: u32) -> f32 {

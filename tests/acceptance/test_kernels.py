@@ -149,6 +149,35 @@ SUITE = """
 
 
     @LANE
+    @given(rows=st.integers(1, 70), heads=st.integers(1, 3), dim=st.integers(1, 70), seed=seeds, causal=st.booleans())
+    def test_self_attention(webaccel, rows, heads, dim, seed, causal):
+        q, k, v = numpy.random.default_rng(seed).standard_normal((3, rows, heads, dim)).astype(numpy.float32) * 2
+        scores = numpy.einsum("rhd,thd->hrt", q.astype(float), k) / dim**0.5
+        if causal:
+            scores = numpy.where(numpy.tri(rows, dtype=bool), scores, -numpy.inf)
+        powers = numpy.exp(scores - scores.max(-1, keepdims=True))
+        right = numpy.einsum("hrt,thd->rhd", powers / powers.sum(-1, keepdims=True), v)
+        close(webaccel.kernel("self_attention", q=q, k=k, v=v, causal=causal)["y"], right, 1e-4)
+
+
+    @LANE
+    @given(rows=st.integers(1, 40), columns=st.integers(1, 150), k=st.integers(1, 100), seed=seeds)
+    def test_plain_floats(webaccel, rows, columns, k, seed):
+        chance = numpy.random.default_rng(seed)
+        x, weights = (chance.standard_normal((n, k)).astype(numpy.float32) for n in (rows, columns))
+        right = x.astype(float) @ weights.astype(float).T
+        close(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], right, 1e-4)
+        ids = chance.integers(0, columns, rows)
+        numpy.testing.assert_array_equal(webaccel.kernel("embedding", ids=ids, table=weights)["y"], weights[ids])
+        bias = chance.standard_normal(k).astype(numpy.float32)
+        numpy.testing.assert_array_equal(webaccel.kernel("add", a=x, b=bias)["y"], x + bias)
+        numpy.testing.assert_array_equal(webaccel.kernel("add", a=x, b=x)["y"], x + x)
+        mean = x.astype(float).mean(0)
+        close(webaccel.kernel("mean_pool", x=x)["y"], mean, 1e-4)
+        close(webaccel.kernel("mean_pool", x=x, normalise=True)["y"], mean / numpy.linalg.norm(mean), 1e-4)
+
+
+    @LANE
     @given(
         form=st.builds(
             CacheForm,
@@ -193,7 +222,7 @@ SUITE = """
         x, weights = drawn(2, 8, 64, bits=4)
         with pytest.raises(FeedError, match=r"x is float32 of shape \\[rows, 64\\].*got float64"):
             webaccel.kernel("matmul_nbits", x=x.astype(float), weights=weights)
-        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: attention.*softmax\\)"):
+        with pytest.raises(ConfigurationError, match=r"there is no kernel 'matmul' \\(known: add, attention.*softmax\\)"):
             webaccel.kernel("matmul", x=x, weights=weights)
         with pytest.raises(ConfigurationError, match=r"WORKGROUP=7 cannot be chosen"):
             webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"WORKGROUP": 7})
@@ -228,4 +257,4 @@ def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytest
     pytester.makepyfile(test_it=SUITE)
     lanes = f"--webaccel-lanes={name}:webgpu"
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
-    result.assert_outcomes(passed=16 + 8 + 4 + 4 + 6)
+    result.assert_outcomes(passed=16 + 8 + 4 + 4 + 2 + 6)

@@ -13,7 +13,10 @@ from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
 #: As a user calls them: by name, and nothing keeps a wrong type away.
+add = KERNELS["add"]
 attention = KERNELS["attention"]
+mean_pool = KERNELS["mean_pool"]
+self_attention = KERNELS["self_attention"]
 embedding = KERNELS["embedding"]
 gelu = KERNELS["gelu"]
 layer_norm = KERNELS["layer_norm"]
@@ -84,7 +87,7 @@ def test_what_is_resident_travels_until_the_page_keeps_it():
     assert set(product.tensors(kept)) == set(product.inputs)
     again = Plan.of({"y": matmul_nbits(X, weights)["y"]}).constants
     assert all(again[key] is product.constants[key] for key in again), "laid out once"
-    with pytest.raises(FeedError, match=r"weights is of type Packed, not ndarray"):
+    with pytest.raises(FeedError, match=r"weights is Packed, or float32"):
         matmul_nbits(X, norm)
 
 
@@ -124,7 +127,7 @@ def test_every_code_of_a_template_is_read_once(bits):
 
 
 def test_what_is_not_known_is_refused():
-    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: attention, .*softmax\)"):
+    with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: add, attention, .*softmax\)"):
         manifest("none")
     with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
         manifest("matmul_nbits", "cpu")
@@ -151,11 +154,35 @@ def whole(tokens: np.ndarray) -> KVCache:
         (lambda: softmax(ONES.astype(np.float16)), FeedError, r"x is float32 with at least one element; got float16"),
         (lambda: softmax([1.0, 2.0]), FeedError, r"x is of type ndarray, not list"),
         (lambda: layer_norm(ONES, [1.0], ONES[0]), FeedError, r"weight is of type ndarray, not list"),
-        (lambda: matmul_nbits(X, X), FeedError, r"weights is of type Packed, not ndarray"),
-        (lambda: embedding([0], X), FeedError, r"table is of type Packed, not ndarray"),
+        (
+            lambda: matmul_nbits(X, X.astype(float)),
+            FeedError,
+            r"weights is Packed, or float32 .*got float64 of shape \[3, 200\]",
+        ),
+        (lambda: embedding([0], X[0]), FeedError, r"table is Packed, or float32 .*got float32 of shape \[200\]"),
+        (lambda: embedding([0], [X]), FeedError, r"table is of type Packed, not list"),
         (lambda: attention(ONES, X), FeedError, r"cache is of type KVCache, not ndarray"),
         (lambda: matmul_nbits([[1.0]], WEIGHTS), FeedError, r"x is of type ndarray, not list"),
         (lambda: attention(1.0, whole(ONES[None])), FeedError, r"query is of type ndarray, not float"),
+        (lambda: add(ONES, ONES[0, :4]), FeedError, r"last axes of a, \[2, 8\]; got \[4\]"),
+        (lambda: add(ONES[0], ONES), FeedError, r"last axes of a, \[8\]; got \[2, 8\]"),
+        (lambda: add(ONES, [1.0]), FeedError, r"b is of type ndarray, not list"),
+        (lambda: mean_pool(ONES[0]), FeedError, r"x is of shape \[rows, columns\]; got \[8\]"),
+        (
+            lambda: self_attention(ONES, ONES, ONES),
+            FeedError,
+            r"one shape \[rows, heads, dim\]; got q of",
+        ),
+        (
+            lambda: self_attention(WIDE, WIDE, WIDE[..., :4]),
+            FeedError,
+            r"got v of shape \[1, 1, 4\], and q",
+        ),
+        (
+            lambda: self_attention(*[np.ones((2049, 1, 1), np.float32)] * 3),
+            ConfigurationError,
+            r"2,049 rows are more than 2,048",
+        ),
         (lambda: silu(np.ones((0, 4), np.float32)), FeedError, r"shape \[0, 4\]"),
         (lambda: gelu(np.float32(1)), FeedError, r"x is of type ndarray, not float32"),
         (lambda: layer_norm(ONES, ONES[0, :7], ONES[0]), FeedError, r"weight is float32 of shape \[8\].*got.*\[7\]"),

@@ -84,6 +84,9 @@ def test_every_kernel_has_a_reference_for_what_it_takes():
     cache = KVCache(CacheForm(heads=2, dim=8))
     cache.append(ones[None], ones[None])
     inputs = {
+        "add": {"a": ones, "b": ones[0]},
+        "mean_pool": {"x": ones, "normalise": True},
+        "self_attention": {"q": ones[:, None], "k": ones[:, None], "v": ones[:, None], "causal": True},
         "attention": {"query": ones, "cache": cache, "scale": 0.5},
         "embedding": {"ids": [0, 4], "table": weights},
         "gelu": {"x": ones, "tanh": True},

@@ -14,7 +14,7 @@ from pytest_webaccel.engines.kernels.manifest import Manifest, manifest
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
 from pytest_webaccel.engines.kernels.plan import Plan
 from pytest_webaccel.engines.kernels.program import Program, Tensor
-from pytest_webaccel.engines.kernels.rows import gelu, layer_norm, rope, silu, softmax
+from pytest_webaccel.engines.kernels.rows import add, gelu, layer_norm, mean_pool, rope, self_attention, silu, softmax
 from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.errors import ConfigurationError
 
@@ -25,12 +25,15 @@ __all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "mani
 
 #: What makes the program of a kernel, by its name.
 KERNELS: Mapping[str, Callable[..., Program]] = {
+    "add": add,
     "attention": attention,
     "embedding": embedding,
     "gelu": gelu,
     "layer_norm": layer_norm,
     "matmul_nbits": matmul_nbits,
+    "mean_pool": mean_pool,
     "rope": rope,
+    "self_attention": self_attention,
     "silu": silu,
     "softmax": softmax,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, spread
-from pytest_webaccel.engines.kernels.weights import by_rows, packed_constants, packed_operand
+from pytest_webaccel.engines.kernels.weights import by_rows, matrix_operand
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.weights import Resident
-    from pytest_webaccel.engines.packing import Packed
+    from pytest_webaccel.engines.kernels.weights import Matrix
 
 __all__ = ["embedding"]
 
 
 def embedding(
     ids: Sequence[int] | NDArray[Any],
-    table: Packed | Resident[Packed],
+    table: Matrix,
     *,
     constants: Mapping[str, int] | None = None,
 ) -> Program:
@@ -32,26 +31,26 @@ def embedding(
 
     Raises FeedError for ids that are no integers, or no rows of the table.
     """
-    packed, operand, words = packed_operand("table", table, by_rows)
+    form, operand, words = matrix_operand("table", table, by_rows)
     rows = np.asarray(ids)
     if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
         raise FeedError(f"ids are integers, one after the other; got {rows.dtype} of shape {list(rows.shape)}")
-    if rows.min() < 0 or rows.max() >= packed.rows:
-        raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {packed.rows - 1}")
+    if rows.min() < 0 or rows.max() >= form.rows:
+        raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {form.rows - 1}")
     made = manifest("embedding")
     chosen = made.constants(constants)
-    count = rows.size * packed.columns
+    count = rows.size * form.columns
     stride, workgroups = spread(count, chosen["WORKGROUP"])
     return Program(
         kernel=made.name,
         code=made.code,
         entry=made.entry,
-        constants={**packed_constants(packed), **chosen},
+        constants={**form.constants(), **chosen},
         chosen=chosen,
-        form=packed_constants(packed),
+        form=form.constants(),
         bindings=("ids", "packed", "y", "uniform"),
         inputs={"ids": rows.astype(np.uint32), "packed": operand},
-        outputs={"y": Output("float32", (rows.size, packed.columns))},
-        uniform=(count, stride, packed.columns, packed.groups, words.scales, words.zeros),
+        outputs={"y": Output("float32", (rows.size, form.columns))},
+        uniform=(count, stride, form.columns, form.groups, words.scales, words.zeros),
         workgroups=workgroups,
     )

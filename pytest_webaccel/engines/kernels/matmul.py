@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
-from pytest_webaccel.engines.kernels.weights import by_columns, packed_constants, packed_operand
+from pytest_webaccel.engines.kernels.weights import by_columns, matrix_operand
 from pytest_webaccel.engines.packing.layout import BLOCK, places
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_webaccel.engines.kernels.program import Floats
-    from pytest_webaccel.engines.kernels.weights import Resident
-    from pytest_webaccel.engines.packing import Packed
+    from pytest_webaccel.engines.kernels.weights import Matrix
 
 __all__ = ["matmul_nbits"]
 
@@ -29,23 +28,22 @@ _MOST_TILE = 32
 _QUAD = 4
 
 
-def matmul_nbits(
-    x: Floats, weights: Packed | Resident[Packed], *, constants: Mapping[str, int] | None = None
-) -> Program:
+def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | None = None) -> Program:
     """Return the program of ``x @ weights.dequantised().T``: float32 of shape (rows of x, rows of weights), as ``y``.
 
-    ``x`` is float32 of shape (rows, weights.columns); ``constants`` are tunable ones, by name. Raises FeedError for an
+    ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32 (then the product is ``x @
+    weights.T``); ``constants`` are tunable ones, by name. Raises FeedError for an
     ``x`` that does not fit, ConfigurationError for constants that do not fit together.
     """
     require((np.ndarray, Tensor), x=x)
-    packed, operand, words = packed_operand("weights", weights, by_columns)
-    if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != packed.columns:
+    form, operand, words = matrix_operand("weights", weights, by_columns)
+    if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != form.columns:
         raise FeedError(
-            f"x is float32 of shape [rows, {packed.columns}], as the weights have {packed.columns} columns; got "
+            f"x is float32 of shape [rows, {form.columns}], as the weights have {form.columns} columns; got "
             f"{x.dtype} of shape {list(x.shape)}"
         )
     made = manifest("matmul_nbits")
-    rows, columns = x.shape[0], packed.rows
+    rows, columns = x.shape[0], form.rows
     untuned = {"TILE_ROWS": 1, "TILE_COLUMNS": 1} if rows == 1 else {}
     chosen = made.constants({**untuned, **(constants or {})})
     _fitting(chosen)
@@ -55,20 +53,20 @@ def matmul_nbits(
         kernel=made.name,
         code=made.rendered(
             **chosen,
-            **packed_constants(packed),
-            CODES=_codes(packed.bits),
-            WHOLE=packed.columns % packed.group == 0,
-            VECTORS=packed.columns % 4 == 0 and not quads,
+            **form.constants(),
+            CODES=_codes(form.bits),
+            WHOLE=form.columns % form.group == 0,
+            VECTORS=form.columns % 4 == 0 and not quads,
         ),
         entry=made.entry,
         constants={},
         bindings=("x", "packed", "y", "uniform"),
         inputs={"x": x, "packed": operand},
         outputs={"y": Output("float32", (rows, columns))},
-        uniform=(rows, columns, packed.columns, packed.groups, words.scales, words.zeros),
+        uniform=(rows, columns, form.columns, form.groups, words.scales, words.zeros),
         workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
         chosen=chosen,
-        form=packed_constants(packed),
+        form=form.constants(),
         needs=("subgroups",) if quads else (),
     )
 
@@ -100,7 +98,9 @@ class _Code:
 
 @functools.cache
 def _codes(bits: int) -> Sequence[_Code]:
-    """Return the codes of a block."""
+    """Return the codes of a block; of 32 bits they are words."""
+    if bits == BLOCK:
+        return tuple(_Code(code, code, 0, crosses=False, last=True, reads=(code,)) for code in range(BLOCK))
     known: set[int] = set()
     codes = []
     for place in places(bits):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.weights import Resident
+from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.engines.packing import cache as caches
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.packing import Packed
+    from pytest_webaccel.engines.kernels.weights import Weights
     from pytest_webaccel.engines.packing.cache import KVCache
 
     Doubles = NDArray[np.float64]
@@ -38,14 +39,37 @@ def nmse(got: NDArray[Any], right: NDArray[np.float64]) -> float:
     return 0.0 if error == 0.0 else error / power if power else math.inf
 
 
-def _matmul_nbits(x: NDArray[Any], weights: Packed) -> Doubles:
-    product: Doubles = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
+def _plain(weights: Weights) -> NDArray[Any]:
+    return weights.dequantised() if isinstance(weights, Packed) else weights
+
+
+def _matmul_nbits(x: NDArray[Any], weights: Weights) -> Doubles:
+    product: Doubles = x.astype(np.float64) @ _plain(weights).astype(np.float64).T
     return product
 
 
-def _embedding(ids: Sequence[int], table: Packed) -> Doubles:
-    rows: Doubles = table.dequantised()[np.asarray(ids)].astype(np.float64)
+def _embedding(ids: Sequence[int], table: Weights) -> Doubles:
+    rows: Doubles = _plain(table)[np.asarray(ids)].astype(np.float64)
     return rows
+
+
+def _add(a: NDArray[Any], b: NDArray[Any]) -> Doubles:
+    total: Doubles = a.astype(np.float64) + b
+    return total
+
+
+def _mean_pool(x: NDArray[Any], *, normalise: bool = False) -> Doubles:
+    mean: Doubles = x.astype(np.float64).mean(0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-12) if normalise else mean
+
+
+def _self_attention(
+    q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], *, scale: float | None = None, causal: bool = False
+) -> Doubles:
+    scores = np.einsum("rhd,thd->hrt", q.astype(np.float64), k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        scores[:, np.triu(np.ones(scores.shape[1:], bool), 1)] = -np.inf
+    return np.asarray(np.einsum("hrt,thd->rhd", _softmax(scores), v))
 
 
 def _layer_norm(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any], *, epsilon: float = 1e-5) -> Doubles:
@@ -93,12 +117,15 @@ def _attention(query: NDArray[Any], cache: KVCache, *, scale: float | None = Non
 
 
 _OF: Mapping[str, Callable[..., Doubles]] = {
+    "add": _add,
     "attention": _attention,
     "embedding": _embedding,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "matmul_nbits": _matmul_nbits,
+    "mean_pool": _mean_pool,
     "rope": _rope,
+    "self_attention": _self_attention,
     "silu": _silu,
     "softmax": _softmax,
 }

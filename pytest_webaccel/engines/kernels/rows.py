@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.program import Floats, Operand
     from pytest_webaccel.engines.kernels.weights import Resident
 
-__all__ = ["gelu", "layer_norm", "rope", "silu", "softmax"]
+__all__ = ["add", "gelu", "layer_norm", "mean_pool", "rope", "self_attention", "silu", "softmax"]
+
+#: Rows whose scores a workgroup keeps.
+_MOST_ROWS = 2048
 
 
 def layer_norm(
@@ -63,6 +67,91 @@ def softmax(x: Floats, *, constants: Mapping[str, int] | None = None) -> Program
     _floats("x", x)
     rows, columns = _rows(x)
     return _program("softmax", {"x": x}, x.shape, uniform=(rows, columns), workgroups=(rows, 1, 1), constants=constants)
+
+
+def mean_pool(x: Floats, *, normalise: bool = False, constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of the mean of the rows of ``x``, float32 of shape (rows, columns), as ``y`` of (columns).
+
+    Where ``normalise``, it is brought to length 1. Raises FeedError for what does not fit.
+    """
+    _floats("x", x)
+    if x.ndim != 2:
+        raise FeedError(f"x is of shape [rows, columns]; got {list(x.shape)}")
+    return _program(
+        "mean_pool",
+        {"x": x},
+        x.shape[1:],
+        uniform=x.shape,
+        workgroups=(1, 1, 1),
+        constants=constants,
+        fixed={"NORMALISE": int(normalise)},
+    )
+
+
+def add(a: Floats, b: Floats | Resident[NDArray[Any]], *, constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of ``a + b``, float32, as ``y`` of the shape of ``a``; ``b`` has that of its last axes.
+
+    Raises FeedError for what does not fit.
+    """
+    _floats("a", a)
+    shape: tuple[int, ...]
+    operand: Operand
+    if isinstance(b, Tensor):
+        shape, operand = b.shape, b
+    else:
+        array, operand = array_operand("b", b)
+        shape = array.shape
+        _floats("b", array)
+    if tuple(a.shape[-len(shape) :]) != tuple(shape):
+        raise FeedError(f"b is of the shape of the last axes of a, {list(a.shape)}; got {list(shape)}")
+    count = a.size
+    stride, workgroups = spread(count, manifest("add").constants(constants)["WORKGROUP"])
+    period = math.prod(shape)
+    return _program(
+        "add",
+        {"a": a, "b": operand},
+        a.shape,
+        uniform=(count, stride, period),
+        workgroups=workgroups,
+        constants=constants,
+    )
+
+
+def self_attention(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    constants: Mapping[str, int] | None = None,
+) -> Program:
+    """Return the program of the attention of a sequence over itself, head by head, as ``y``.
+
+    ``q``, ``k`` and ``v`` are float32 of one shape (rows, heads, dim), up to 2,048 rows. ``scale`` is that of the
+    scores, ``1 / sqrt(dim)`` by default; where ``causal``, a row sees those up to itself. Raises FeedError for what
+    does not fit, ConfigurationError for too many rows.
+    """
+    for name, given in (("q", q), ("k", k), ("v", v)):
+        _floats(name, given)
+        if given.ndim != 3 or given.shape != q.shape:
+            raise FeedError(
+                f"q, k and v are of one shape [rows, heads, dim]; got {name} of shape {list(given.shape)}, and q of "
+                f"{list(q.shape)}"
+            )
+    rows, heads, dim = q.shape
+    if rows > _MOST_ROWS:
+        raise ConfigurationError(f"kernel self_attention: {rows:,} rows are more than {_MOST_ROWS:,}")
+    factor = np.float32(dim**-0.5 if scale is None else scale)
+    return _program(
+        "self_attention",
+        {"q": q, "k": k, "v": v},
+        q.shape,
+        uniform=(rows, heads, dim, int(factor.view(np.uint32))),
+        workgroups=(heads, rows, 1),
+        constants=constants,
+        fixed={"CAUSAL": int(causal)},
+    )
 
 
 def gelu(x: Floats, *, tanh: bool = False, constants: Mapping[str, int] | None = None) -> Program:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
 from pytest_webaccel.engines.kernels.program import Constant, require
 from pytest_webaccel.engines.packing import Packed
+from pytest_webaccel.engines.packing.layout import BLOCK
+from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,9 +20,16 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.engines.kernels.program import Operand
 
-__all__ = ["Resident", "Words", "array_operand", "by_columns", "by_rows", "packed_constants", "packed_operand"]
+__all__ = ["Form", "Matrix", "Resident", "Weights", "Words", "array_operand", "by_columns", "by_rows", "matrix_operand"]
 
 T = TypeVar("T")
+
+#: A matrix of weights, packed or float32.
+Weights: TypeAlias = "Packed | NDArray[Any]"
+#: The same, sent with a program or kept on the device.
+Matrix: TypeAlias = "Weights | Resident[Packed] | Resident[NDArray[Any]]"
+
+_FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -52,17 +61,51 @@ class Words:
     zeros: int = 0
 
 
-def packed_operand(
-    name: str, given: Packed | Resident[Packed], layout: Callable[[Packed], Words]
-) -> tuple[Packed, Operand, Words]:
-    """Return low-bit weights, what is bound for them, and where their parts lie; raises FeedError for anything else."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Form:
+    """How a matrix of weights is kept: ``rows`` x ``columns``, 32 bits for plain floats; see :class:`Packed`."""
+
+    bits: int
+    group: int
+    rows: int
+    columns: int
+    groups: int
+    scale_bits: int = 32
+    has_zeros: bool = False
+
+    @classmethod
+    def of(cls, weights: Packed | NDArray[Any]) -> Form:
+        """Return that of ``weights``."""
+        if isinstance(weights, Packed):
+            bits = weights.scales.dtype.itemsize * 8
+            zeros = weights.zeros is not None
+            return cls(weights.bits, weights.group, weights.rows, weights.columns, weights.groups, bits, zeros)
+        rows, columns = weights.shape
+        return cls(_FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
+
+    def constants(self) -> dict[str, int]:
+        """Return the constants that tell kernels of it."""
+        told = {"BITS": self.bits, "GROUP": self.group, "SCALE_BITS": self.scale_bits}
+        return {**told, "HAS_ZEROS": int(self.has_zeros)}
+
+
+def matrix_operand(name: str, given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Form, Operand, Words]:
+    """Return how a matrix of weights is kept, what is bound for it, and where its parts lie.
+
+    Raises FeedError for what is neither packed nor float32 of two axes.
+    """
+    value = given.value if isinstance(given, Resident) else given
+    require((Packed, np.ndarray), **{name: value})
+    if isinstance(value, np.ndarray) and (value.dtype != np.float32 or value.ndim != 2 or not value.size):
+        raise FeedError(
+            f"{name} is Packed, or float32 of shape [rows, columns]; got {value.dtype} of shape {list(value.shape)}"
+        )
+    form = Form.of(value)
     if isinstance(given, Resident):
-        require(Packed, **{name: given.value})
         constant, words = given.form(layout.__name__, layout)
-        return given.value, constant, words
-    require(Packed, **{name: given})
-    words = layout(given)
-    return given, words.data, words
+        return form, constant, words
+    words = layout(value)
+    return form, words.data, words
 
 
 def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tuple[NDArray[Any], Operand]:
@@ -74,32 +117,33 @@ def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tu
     return given, given
 
 
-def by_rows(*parts: Packed) -> Words:
+def by_rows(*parts: Weights) -> Words:
     """Return weights row by row (``kernels/shared/packed.wgsl``).
 
     Of several parts of one form the codes of all come first, then the scales of all, then the zeros.
     """
+    packed = [part for part in parts if isinstance(part, Packed)]
     return _words(
-        [part.words for part in parts],
-        [part.scales for part in parts],
-        [part.zeros for part in parts if part.zeros is not None],
+        [part.words if isinstance(part, Packed) else _floats(part) for part in parts],
+        [part.scales for part in packed],
+        [part.zeros for part in packed if part.zeros is not None],
     )
 
 
-def by_columns(weights: Packed) -> Words:
+def by_columns(weights: Weights) -> Words:
     """Return weights with what rows have at one place side by side: neighbours in a workgroup read neighbours."""
+    if not isinstance(weights, Packed):
+        return _words([_floats(weights).T], [], [])
     zeros = [] if weights.zeros is None else [weights.zeros.T]
     return _words([weights.words.T], [weights.scales.T], zeros)
 
 
-def packed_constants(weights: Packed) -> dict[str, int]:
-    """Return the constants that tell kernels how weights are packed."""
-    return {
-        "BITS": weights.bits,
-        "GROUP": weights.group,
-        "SCALE_BITS": weights.scales.dtype.itemsize * 8,
-        "HAS_ZEROS": int(weights.zeros is not None),
-    }
+def _floats(weights: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return float32 weights as words, each row filled up with zeros to whole blocks."""
+    rows, columns = weights.shape
+    filled = np.zeros((rows, -(-columns // BLOCK) * BLOCK), np.float32)
+    filled[:, :columns] = weights
+    return filled.view(np.uint32)
 
 
 def _words(codes: list[NDArray[Any]], scales: list[NDArray[Any]], zeros: list[NDArray[Any]]) -> Words:
