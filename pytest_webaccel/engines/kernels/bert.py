@@ -1,0 +1,135 @@
+"""A transformer encoder of BERT's kind, run wholly by the project's kernels: sentence embeddings.
+
+Devlin et al., 2019 (arXiv:1810.04805); the mean of the last layer's rows, brought to length 1, is the embedding, as in
+Reimers and Gurevych, 2019 (arXiv:1908.10084).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pytest_webaccel.engines.kernels.embedding import embedding
+from pytest_webaccel.engines.kernels.matmul import matmul_nbits
+from pytest_webaccel.engines.kernels.rows import add, gelu, layer_norm, mean_pool, self_attention
+from pytest_webaccel.engines.kernels.weights import Resident
+from pytest_webaccel.engines.packing import Packed, quantise
+from pytest_webaccel.errors import ConfigurationError, FeedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from pytest_webaccel.engines.kernels.program import Tensor
+    from pytest_webaccel.engines.kernels.weights import Weights
+
+__all__ = ["Bert"]
+
+_WORDS = "embeddings.word_embeddings.weight"
+_POSITIONS = "embeddings.position_embeddings.weight"
+_TYPES = "embeddings.token_type_embeddings.weight"
+_OF_A_LAYER = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+
+
+class Bert:
+    """An encoder by its weights, float32 by the names that Hugging Face's ``BertModel`` gives them.
+
+    ``heads`` are those of its attention, ``epsilon`` is that of its normalisation. ``bits`` are those of its matrices:
+    one number for all, or by name, 32 for plain float32, which is the default; see :attr:`matrices`. Raises
+    ConfigurationError for weights that are missing or do not fit together.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        heads: int,
+        epsilon: float = 1e-12,
+        bits: int | Mapping[str, int] = 32,
+        group: int = 32,
+    ) -> None:
+        numbers = {int(found[1]) for name in weights if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
+        self.layers = max(numbers, default=-1) + 1
+        names = [_WORDS, _POSITIONS, _TYPES, "embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"]
+        for layer in range(self.layers):
+            names += [f"encoder.layer.{layer}.{part}.{kind}" for part in _OF_A_LAYER for kind in ("weight", "bias")]
+        if missing := [name for name in names if name not in weights]:
+            raise ConfigurationError(f"weights of an encoder are missing: {', '.join(missing[:5])}")
+        if not self.layers:
+            raise ConfigurationError("an encoder has at least one layer: no weights are called encoder.layer.0...")
+        self.heads = heads
+        self.width = int(weights[_WORDS].shape[1])
+        if heads < 1 or self.width % heads:
+            raise ConfigurationError(f"heads={heads}: the width of {self.width} is not a multiple of it")
+        self._epsilon = epsilon
+        # What every token has of its type is added to the positions: there is one type here.
+        plain = {name: np.asarray(weights[name], np.float32) for name in names if name != _TYPES}
+        plain[_POSITIONS] = plain[_POSITIONS] + np.asarray(weights[_TYPES], np.float32)[0]
+        self.matrices = tuple(name for name, weight in plain.items() if weight.ndim == 2)
+        asked = bits if not isinstance(bits, int) else dict.fromkeys(self.matrices, bits)
+        if unknown := set(asked) - set(self.matrices):
+            raise ConfigurationError(
+                f"bits are given for what is no matrix of the encoder: {', '.join(sorted(unknown))}"
+            )
+        self._weights: dict[str, Resident[Any]] = {}
+        for name, weight in plain.items():
+            wanted = asked.get(name, 32)
+            value: Weights = weight if wanted == 32 or weight.ndim != 2 else quantise(weight, wanted, group=group)
+            self._weights[name] = Resident(value)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(kept.value.nbytes for kept in self._weights.values())
+
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """Return a weight as the kernels see it, float32: what low bits stand for."""
+        value = self._weights[name].value
+        return value.dequantised() if isinstance(value, Packed) else value
+
+    def embed(self, ids: Sequence[int] | NDArray[Any]) -> Tensor:
+        """Return the embedding of one sequence of token ids, float32 of shape (width), to be computed.
+
+        Raises FeedError for ids that are no rows of the table of words, or more than there are positions.
+        """
+        rows = np.asarray(ids)
+        positions = int(self.weight(_POSITIONS).shape[0]) if rows.ndim else 0
+        if rows.ndim == 1 and rows.size > positions:
+            raise FeedError(f"{rows.size} tokens are more than the {positions} that there are positions for")
+        words = embedding(rows, self._weights[_WORDS])["y"]
+        places = embedding(np.arange(rows.size), self._weights[_POSITIONS])["y"]
+        hidden = self._normal(add(words, places)["y"], "embeddings.LayerNorm")
+        for layer in range(self.layers):
+            hidden = self._layer(hidden, f"encoder.layer.{layer}.")
+        return mean_pool(hidden, normalise=True)["y"]
+
+    def _layer(self, hidden: Tensor, at: str) -> Tensor:
+        rows = hidden.shape[0]
+        q, k, v = (
+            self._linear(hidden, f"{at}attention.self.{part}").reshape(rows, self.heads, self.width // self.heads)
+            for part in ("query", "key", "value")
+        )
+        mixed = self_attention(q, k, v)["y"].reshape(rows, self.width)
+        attended = add(self._linear(mixed, f"{at}attention.output.dense"), hidden)["y"]
+        middle = self._normal(attended, f"{at}attention.output.LayerNorm")
+        wide = gelu(self._linear(middle, f"{at}intermediate.dense"))["y"]
+        return self._normal(add(self._linear(wide, f"{at}output.dense"), middle)["y"], f"{at}output.LayerNorm")
+
+    def _linear(self, x: Tensor, name: str) -> Tensor:
+        return add(matmul_nbits(x, self._weights[f"{name}.weight"])["y"], self._weights[f"{name}.bias"])["y"]
+
+    def _normal(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
+        return layer_norm(x, weight, bias, epsilon=self._epsilon)["y"]

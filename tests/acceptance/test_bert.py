@@ -1,0 +1,43 @@
+"""A small encoder on real lanes, at every number of bits, beside NumPy."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_webaccel import browsers
+from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.terms import Browser
+
+CACHE = cache_root()  # before pytester moves HOME
+
+SUITE = """
+    import numpy
+    import pytest
+
+    from pytest_webaccel.engines.kernels.bert import Bert
+    from tests.engines.bert import drawn, embedded
+
+    MIXED = {"embeddings.word_embeddings.weight": 8, "encoder.layer.0.intermediate.dense.weight": 3}
+
+
+    @pytest.mark.parametrize("bits", [32, 8, 4, 3, 2, MIXED], ids=str)
+    def test_embeddings(webaccel, webaccel_faults, bits):
+        encoder = Bert(drawn(2), heads=4, bits=bits)
+        for turn, ids in enumerate([[7], [1, 2, 3], [29, *range(23)]]):
+            got = webaccel.compute({"y": encoder.embed(ids)})["y"]
+            right = embedded(encoder.weight, ids, layers=2, heads=4)
+            assert numpy.abs(got - right).max() < 1e-5
+            if turn == 1 and bits == 3:
+                webaccel_faults.inject("device_destroyed")  # the weights are brought again
+"""
+
+
+@pytest.mark.parametrize("name", [Browser.CHROMIUM, Browser.FIREFOX], ids=str)
+def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, name):
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    if browsers.find(name) is None:
+        pytest.skip(f"no {name} is here: python -m pytest_webaccel install")
+    pytester.makepyfile(test_it=SUITE)
+    lanes = f"--webaccel-lanes={name}:webgpu"
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
+    result.assert_outcomes(passed=6)

@@ -1,0 +1,71 @@
+"""An encoder as a plan of kernels; what it computes is for a lane (tests/acceptance/test_bert.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_webaccel.engines.kernels import Plan
+from pytest_webaccel.engines.kernels.bert import Bert
+from pytest_webaccel.errors import ConfigurationError, FeedError
+from tests.engines.bert import WIDTH, drawn, embedded
+
+WEIGHTS = drawn(2)
+
+
+def test_an_encoder_is_one_plan_and_its_weights_travel_once():
+    encoder = Bert(WEIGHTS, heads=4)
+    plan = Plan.of({"y": encoder.embed([3, 1, 4])})
+    assert plan.wanted["y"].shape == (WIDTH,)
+    assert [program.kernel for program in plan.programs].count("matmul_nbits") == 2 * 6
+    assert len(plan.constants) == len(WEIGHTS) - 1, "types are in the positions"
+    assert Plan.of({"y": encoder.embed([5])}).constants.keys() == plan.constants.keys()
+
+
+def test_bits_are_those_of_matrices_and_what_they_take_is_counted():
+    plain, packed = Bert(WEIGHTS, heads=4), Bert(WEIGHTS, heads=4, bits=4)
+    assert plain.nbytes == 4 * (sum(weight.size for weight in WEIGHTS.values()) - 2 * WIDTH)
+    assert packed.nbytes < plain.nbytes / 3
+    name = "encoder.layer.0.intermediate.dense.weight"
+    mixed = Bert(WEIGHTS, heads=4, bits={name: 2})
+    assert mixed.nbytes < plain.nbytes
+    assert len(np.unique(mixed.weight(name)[0, :32])) <= 4
+    np.testing.assert_array_equal(
+        mixed.weight("encoder.layer.1.output.dense.bias"), WEIGHTS["encoder.layer.1.output.dense.bias"]
+    )
+
+
+def test_the_reference_brings_embeddings_to_length_1_and_tells_sentences_apart():
+    encoder = Bert(WEIGHTS, heads=4)
+    one, other = (embedded(encoder.weight, ids, layers=2, heads=4) for ids in ([1, 2, 3], [3, 2, 1]))
+    assert np.linalg.norm(one) == pytest.approx(1)
+    assert not np.allclose(one, other), "the order counts"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({"encoder.layer.1.output.dense.bias": None}, {}, r"are missing: encoder\.layer\.1\.output\.dense\.bias"),
+        ({}, {"heads": 5}, r"heads=5: the width of 48 is not a multiple"),
+        ({}, {"bits": {"pooler": 4}}, r"no matrix of the encoder: pooler"),
+        ({}, {"bits": 5}, r"bits=5 cannot be packed"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(change, options, words):
+    given = {name: weight for name, weight in WEIGHTS.items() if name not in change}
+    with pytest.raises(ConfigurationError, match=words):
+        Bert(given, **{"heads": 4, **options})
+
+
+def test_an_encoder_without_layers_is_none():
+    with pytest.raises(ConfigurationError, match=r"at least one layer"):
+        Bert({name: weight for name, weight in WEIGHTS.items() if "encoder" not in name}, heads=4)
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [([30], r"ids from 30"), (list(range(25)), r"25 tokens are more than the 24"), ([[1]], r"ids are integers")],
+)
+def test_ids_that_do_not_fit_are_refused(ids, words):
+    with pytest.raises(FeedError, match=words):
+        Bert(WEIGHTS, heads=4).embed(ids)
