@@ -47,11 +47,13 @@ def embedded(weight: Callable[[str], NDArray[Any]], ids: Sequence[int], *, layer
     """Return the embedding of ``ids`` in float64; ``weight`` gives weights by name, positions with their type."""
 
     def linear(x: NDArray[Any], name: str) -> NDArray[Any]:
-        return x @ weight(f"{name}.weight").astype(np.float64).T + weight(f"{name}.bias")
+        product: NDArray[Any] = x @ weight(f"{name}.weight").astype(np.float64).T + weight(f"{name}.bias")
+        return product
 
     def normal(x: NDArray[Any], name: str) -> NDArray[Any]:
         centred = x - x.mean(-1, keepdims=True)
-        return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * weight(f"{name}.weight") + weight(f"{name}.bias")
+        scaled: NDArray[Any] = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * weight(f"{name}.weight")
+        return scaled + weight(f"{name}.bias")
 
     rows = len(ids)
     words = weight("embeddings.word_embeddings.weight")[list(ids)].astype(np.float64)
@@ -69,4 +71,5 @@ def embedded(weight: Callable[[str], NDArray[Any]], ids: Sequence[int], *, layer
         inner = linear(wide / 2 * (1 + erf(wide / np.sqrt(2))), f"{at}output.dense")
         hidden = normal(inner + middle, f"{at}output.LayerNorm")
     mean: NDArray[Any] = hidden.mean(0)
-    return mean / np.linalg.norm(mean)
+    unit: NDArray[Any] = mean / np.linalg.norm(mean)
+    return unit
