@@ -53,7 +53,8 @@ def embedded(weight: Callable[[str], NDArray[Any]], ids: Sequence[int], *, layer
     def normal(x: NDArray[Any], name: str) -> NDArray[Any]:
         centred = x - x.mean(-1, keepdims=True)
         scaled: NDArray[Any] = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-12) * weight(f"{name}.weight")
-        return scaled + weight(f"{name}.bias")
+        scaled += weight(f"{name}.bias")
+        return scaled
 
     rows = len(ids)
     words = weight("embeddings.word_embeddings.weight")[list(ids)].astype(np.float64)
