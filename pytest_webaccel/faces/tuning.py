@@ -14,7 +14,7 @@ from pytest_webaccel.engines.kernels.tuning import FAILED, TIMED, WRONG, Timing,
 from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.errors import ConfigurationError, ModelError
 from pytest_webaccel.faces.choices import browser_of
-from pytest_webaccel.pool.kernels import run_kernels
+from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.rows import TuningRow
 
 if TYPE_CHECKING:
@@ -135,10 +135,10 @@ class _Trial:
             reply = self._worker.call(work, deadline=self._timeout + self._worker.recovery_s)
         except ModelError as error:
             return Timing(dict(constants), FAILED, detail=f"failed: {error}")
-        told = reply.value
-        times = [float(one) for one in told["times_ms"]]
-        first = float(told["compile_ms"]) + float(told["first_ms"])
+        told = timings(reply, repeats)
         error_of = nmse(reply.tensors["y"], self._right)
         if not error_of <= _RIGHT:
-            return Timing(dict(constants), WRONG, (), first, error_of, f"answers with an NMSE of {error_of:.1e}")
-        return Timing(dict(constants), TIMED, times, first, error_of)
+            return Timing(
+                dict(constants), WRONG, (), told.first_ms, error_of, f"answers with an NMSE of {error_of:.1e}"
+            )
+        return Timing(dict(constants), TIMED, told.times_ms, told.first_ms, error_of)

@@ -111,6 +111,7 @@ export class Kernels {
     const buffers = new Map();
     for (const { name, data } of tensors) {
       const keeps = plan.constants.includes(name);
+      if (keeps) this.free([name]); // what a run that failed has left
       const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);
       if (keeps) this.kept.set(name, filled(gpu, buffer, data));
       buffers.set(name, buffer);

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.errors import ConfigurationError, ModelError
 from pytest_webaccel.pool.request import KernelRun
 from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.kernels import Plan
     from pytest_webaccel.pool.lease import Lease
 
-__all__ = ["run_kernels"]
+__all__ = ["Timings", "run_kernels", "timings"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Timings:
+    """What the page tells of a run: milliseconds, and bytes of buffers that its device keeps and those of the run.
+
+    ``first_ms`` is the first run with what compiling took, ``times_ms`` are the repeats.
+    """
+
+    first_ms: float
+    times_ms: Sequence[float]
+    kept_bytes: int
+    passing_bytes: int
 
 
 async def run_kernels(lease: Lease, plan: Plan, *, deadline: float, repeats: int = 0) -> Reply:
@@ -33,3 +50,19 @@ async def run_kernels(lease: Lease, plan: Plan, *, deadline: float, repeats: int
         await lane.settle()
     with contextlib.closing(KernelRun(lane, plan, deadline, repeats=repeats)) as request:
         return await lease.dispatch(request)
+
+
+def timings(reply: Reply, repeats: int) -> Timings:
+    """Return what the page told of a run with so many repeats; raises ModelError where it told something else."""
+    told = reply.value if isinstance(reply.value, dict) else {}
+    names = ("compile_ms", "first_ms", "kept_bytes", "passing_bytes")
+    times: Any = told.get("times_ms")
+    listed: list[Any] = times if isinstance(times, list) else [None]
+    if len(listed) != repeats or not all(map(_is_amount, [*listed, *map(told.get, names)])):
+        raise ModelError(f"the page told no times of {repeats} runs: {str(reply.value)[:200]}")
+    compiling, first, kept, passing = (told[name] for name in names)
+    return Timings(float(compiling + first), [float(one) for one in listed], int(kept), int(passing))
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0

@@ -26,7 +26,7 @@ from pytest_webaccel.engines.kernels import Plan, Resident
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
 from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
-from pytest_webaccel.pool.kernels import run_kernels
+from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import Backend, Browser, OrtBuild
 from tests.bench.common import finish, start_worker
@@ -117,8 +117,8 @@ class Bench:
 
         def call() -> tuple[float, np.ndarray[Any, Any]]:
             reply = self._worker.call(run_kernels(lease, plan, deadline=_DEADLINE_S, repeats=1), deadline=_DEADLINE_S)
-            told = reply.value
-            return (told["times_ms"][0] if sample.first_ms == sample.first_ms else _first(told)), reply.tensors["y"]
+            told = timings(reply, 1)
+            return (told.first_ms if math.isnan(sample.first_ms) else told.times_ms[0]), reply.tensors["y"]
 
         sample = Sample("ours", Backend.WEBGPU, call)
         return sample
@@ -162,10 +162,6 @@ class Bench:
             except WebAccelError as error:
                 print(f"{name}, {shape.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
         return found
-
-
-def _first(told: Mapping[str, Any]) -> float:
-    return float(told["compile_ms"]) + float(told["first_ms"])
 
 
 def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sample]:

@@ -23,7 +23,7 @@ from pytest_webaccel.engines.kernels import Plan
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.engines.packing import Search, allot, quantise
 from pytest_webaccel.engines.packing.mixed import Choice
-from pytest_webaccel.pool.kernels import run_kernels
+from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import Backend
 from tests.bench.common import arguments, chromium_table, finish, start_worker
@@ -88,10 +88,11 @@ def measure(
         work = run_kernels(lease, plan, deadline=_DEADLINE_S, repeats=_REPEATS)
         reply = worker.call(work, deadline=_DEADLINE_S)
         vectors.append(reply.tensors["y"])
-        times.append(float(np.median(reply.value["times_ms"])))
-        kept = reply.value["kept_bytes"]
+        told = timings(reply, _REPEATS)
+        times.append(float(np.median(told.times_ms)))
+        kept = told.kept_bytes
         if number == 0:
-            first = reply.value["compile_ms"] + reply.value["first_ms"]
+            first = told.first_ms
     got = np.array(vectors, np.float64)
     cosines = (got * right).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(right, axis=1)
     half = len(ids) // 2
