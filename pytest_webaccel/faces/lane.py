@@ -132,7 +132,7 @@ class WebAccel:
         """
         from pytest_webaccel.engines.kernels import program
 
-        asked = program(name, inputs, constants)
+        asked = program(name, inputs, constants, features=self.probe.features)
         if self._manner.choices and not constants and (chosen := self._manner.choices.of(self.probe, asked)):
             asked = program(name, inputs, chosen)
         return self.compute({output: asked[output] for output in asked.outputs}, timeout=timeout)

@@ -52,7 +52,7 @@ class Tuner:
         """Return what was found; the best runs from now on. See :meth:`~pytest_webaccel.faces.WebAccel.tune`."""
         probe = self._lease.lane.probe
         inputs = {name: Resident(one) if isinstance(one, Packed) else one for name, one in inputs.items()}
-        untuned = program(kernel, inputs)
+        untuned = program(kernel, inputs, features=probe.features)
         trial = _Trial(self._worker, self._lease, kernel, inputs, timeout)
         tried = self._choices.tried(probe, untuned)
         until = time.monotonic() + seconds

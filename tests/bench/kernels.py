@@ -22,8 +22,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from pytest_webaccel.browsers.probe import lanes_table
-from pytest_webaccel.engines.kernels import Plan, Resident
-from pytest_webaccel.engines.kernels.matmul import matmul_nbits
+from pytest_webaccel.engines.kernels import Plan, Resident, program
 from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.pool.kernels import run_kernels, timings
@@ -112,8 +111,9 @@ class Bench:
         self._leases = leases
 
     def ours(self, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
-        plan = Plan.of({"y": matmul_nbits(x, Resident(weights))["y"]})
         lease = self._leases[Backend.WEBGPU]
+        made = program("matmul_nbits", {"x": x, "weights": Resident(weights)}, features=lease.lane.probe.features)
+        plan = Plan.of({"y": made["y"]})
 
         def call() -> tuple[float, np.ndarray[Any, Any]]:
             reply = self._worker.call(run_kernels(lease, plan, deadline=_DEADLINE_S, repeats=1), deadline=_DEADLINE_S)

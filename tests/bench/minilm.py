@@ -137,7 +137,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for probe in table:
             with worker.lease(probe.lane, "bench") as lease:
                 for name, bits in arms.items():
-                    encoder = Bert(weights, **shape, bits=bits)
+                    encoder = Bert(weights, **shape, bits=bits, features=probe.features)
                     found = measure(worker, lease, encoder, ids, right)
                     share = found["device_bytes"] / plain.nbytes
                     about = {"bits": name, "lane": str(probe.lane), "evidence": str(probe.evidence)}

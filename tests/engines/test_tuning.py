@@ -124,3 +124,11 @@ def test_a_signature_says_how_weights_are_packed_and_not_what_they_are():
 def test_inputs_that_a_kernel_does_not_take_are_refused():
     with pytest.raises(ConfigurationError, match=r"kernel softmax: .*missing a required argument: 'x'"):
         program("softmax", {})
+
+
+def test_what_runs_untuned_depends_on_what_the_device_has():
+    inputs = {"x": np.ones((1, 64), np.float32), "weights": quantise(np.ones((6, 64), np.float32), 4)}
+    assert program("matmul_nbits", inputs).chosen["QUADS"] == 0
+    made = program("matmul_nbits", inputs, features=["subgroups", "shader-f16"])
+    assert (made.chosen["QUADS"], made.chosen["TILE_ROWS"], list(made.needs)) == (1, 1, ["subgroups"])
+    assert program("matmul_nbits", inputs, {"SPLIT": 2}, features=["subgroups"]).chosen["QUADS"] == 0

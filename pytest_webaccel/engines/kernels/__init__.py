@@ -19,7 +19,7 @@ from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 __all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "manifest", "matmul_nbits", "program"]
 
@@ -39,10 +39,21 @@ KERNELS: Mapping[str, Callable[..., Program]] = {
 }
 
 
-def program(name: str, inputs: Mapping[str, Any], constants: Mapping[str, int] | None = None) -> Program:
-    """Return the program of the kernel ``name``; raises ConfigurationError for one that there is not, or its inputs."""
+def program(
+    name: str,
+    inputs: Mapping[str, Any],
+    constants: Mapping[str, int] | None = None,
+    *,
+    features: Collection[str] = (),
+) -> Program:
+    """Return the program of the kernel ``name`` for a device with ``features``.
+
+    Raises ConfigurationError for a kernel that there is not, or inputs that it does not take.
+    """
     if name not in KERNELS:
         raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
+    if not constants:
+        constants = manifest(name).untuned(features)
     try:
         given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
     except TypeError as error:

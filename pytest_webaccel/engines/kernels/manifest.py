@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from importlib.resources.abc import Traversable
 
 __all__ = ["Manifest", "manifest", "names"]
@@ -26,7 +26,8 @@ class Manifest:
 
     ``code`` is its source, with what it shares with others behind it, ``entry`` the function that is dispatched, and
     ``tunable`` the constants that may be tuned, with the values to try, the default first. Constants are ``override``s
-    of the source, or, where it is a ``template``, filled in by :meth:`rendered`.
+    of the source, or, where it is a ``template``, filled in by :meth:`rendered`. ``features`` are constants that are
+    better where the device has a feature, by its name.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Manifest:
     entry: str
     tunable: Mapping[str, Sequence[int]]
     template: bool = False
+    features: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
     def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
         """Return the tunable constants, those in ``chosen`` in place of the defaults.
@@ -47,6 +49,13 @@ class Manifest:
                 known = {name: list(choices) for name, choices in self.tunable.items()}
                 raise ConfigurationError(f"kernel {self.name}: {name}={value!r} cannot be chosen (known: {known})")
             values[name] = value
+        return values
+
+    def untuned(self, features: Collection[str]) -> dict[str, int]:
+        """Return the constants in which a device with ``features`` differs from the defaults."""
+        values: dict[str, int] = {}
+        for feature in features:
+            values |= self.features.get(feature, {})
         return values
 
     def rendered(self, **values: Any) -> str:
@@ -96,4 +105,5 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
         entry=section["entry"],
         tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
         template=section.get("template", False),
+        features=section.get("features", {}),
     )

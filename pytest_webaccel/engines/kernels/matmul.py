@@ -24,6 +24,8 @@ __all__ = ["matmul_nbits"]
 
 #: Elements of a tile that an invocation keeps.
 _MOST_TILE = 32
+#: Rows for which a larger tile is worth the time to compile it.
+_MANY_ROWS = 8
 #: Lanes that tell one another what they read.
 _QUAD = 4
 
@@ -44,7 +46,7 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
         )
     made = manifest("matmul_nbits")
     rows, columns = x.shape[0], form.rows
-    untuned = {"TILE_ROWS": 1, "TILE_COLUMNS": 1} if rows == 1 else {}
+    untuned = {"TILE_ROWS": 1, "TILE_COLUMNS": 1} if rows == 1 else {"TILE_ROWS": 8} if rows >= _MANY_ROWS else {}
     chosen = made.constants({**untuned, **(constants or {})})
     _fitting(chosen)
     across = chosen["WORKGROUP"] // chosen["SPLIT"]
