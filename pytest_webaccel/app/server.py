@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
 __all__ = ["ORT_PATH", "AppServer"]
@@ -56,7 +56,7 @@ class AppServer:
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1."""
-        app = web.Application(middlewares=[self._only_our_host])
+        app = web.Application()  # without a middleware: see Bridge._guarded
         app.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.2)
         await self._runner.setup()
@@ -69,16 +69,10 @@ class AppServer:
             await self._runner.cleanup()
             self._runner = None
 
-    @web.middleware
-    async def _only_our_host(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
         # Else a page of another host, whose name is made to point here, could read the folder.
         if request.headers.getall("Host", []) != [f"127.0.0.1:{self.port}"]:
             raise web.HTTPForbidden(text="this server answers to its own address only")
-        return await handler(request)
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["path"]
         path = _inside(self._folder, name)
         if path is not None and path.is_dir():

@@ -24,8 +24,11 @@ from pytest_webaccel.errors import BridgeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from typing import TypeAlias
 
     from pytest_webaccel.terms import Backend
+
+    Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 __all__ = ["SUBPROTOCOL", "Bridge"]
 
@@ -61,11 +64,11 @@ class Bridge:
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1."""
-        app = web.Application(middlewares=[self._only_our_host])
-        app.router.add_get("/lane", self._lane)
-        app.router.add_get("/socket", self._socket)
-        app.router.add_get("/blob/{key}", self._blob)
-        app.router.add_get("/{folder}/{name}", self._static)
+        app = web.Application()
+        app.router.add_get("/lane", self._guarded(self._lane))
+        app.router.add_get("/socket", self._guarded(self._socket))
+        app.router.add_get("/blob/{key}", self._guarded(self._blob))
+        app.router.add_get("/{folder}/{name}", self._guarded(self._static))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -105,13 +108,18 @@ class Bridge:
 
     # -- handlers ----------------------------------------------------------------------------
 
-    @web.middleware
-    async def _only_our_host(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        if request.headers.getall("Host", []) != [f"127.0.0.1:{self.port}"]:
-            raise web.HTTPForbidden(text="the bridge answers to its own address only")
-        return await handler(request)
+    def _guarded(self, handler: Handler) -> Handler:
+        """Return ``handler`` for requests to our own address only.
+
+        That is no middleware, since aiohttp 3.14 keeps the last 1,024 applications that have one, with all they hold.
+        """
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if request.headers.getall("Host", []) != [f"127.0.0.1:{self.port}"]:
+                raise web.HTTPForbidden(text="the bridge answers to its own address only")
+            return await handler(request)
+
+        return guarded
 
     async def _lane(self, request: web.Request) -> web.StreamResponse:
         del request

@@ -1,12 +1,15 @@
-"""Which constants kernels run with on an adapter: what a tuner chose, in this run or in one before."""
+"""Which constants kernels run with on an adapter: what a tuner chose, in this process or in a run before."""
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_webaccel.errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from pytest_webaccel.engines.kernels import Program
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Choices", "browser_of"]
 
 Place: TypeAlias = tuple[str, ...]
+
+_log = logging.getLogger(__name__)
 
 
 class Choices:
@@ -33,12 +38,26 @@ class Choices:
         """Return what was chosen for such a program on such an adapter; None where nothing was."""
         return self._known().get(_place(probe.adapter, browser_of(probe), program.kernel, program.signature))
 
+    def tuned(self, probe: ProbeResult, program: Program, made: Callable[[Constants], Program]) -> Program:
+        """Return ``program`` as ``made`` from what was chosen for it, or as it is where that fits no more."""
+        chosen = self.of(probe, program)
+        if not chosen:
+            return program
+        try:
+            better = made(chosen)
+        except ConfigurationError as error:
+            _log.warning("kernel %s runs untuned, since what was chosen cannot be: %s", program.kernel, error)
+            return program
+        return better if set(better.needs) <= set(probe.features) else program
+
     def choose(self, probe: ProbeResult, program: Program, constants: Constants) -> None:
-        """Have such programs run with ``constants`` from now on."""
-        self._known()[_place(probe.adapter, browser_of(probe), program.kernel, program.signature)] = constants
+        """Have such programs run with ``constants`` from now on; what was tried for it is forgotten."""
+        place = _place(probe.adapter, browser_of(probe), program.kernel, program.signature)
+        self._known()[place] = constants
+        self._tried.pop(place, None)
 
     def tried(self, probe: ProbeResult, program: Program) -> dict[tuple[tuple[str, int], ...], Timing]:
-        """Return what was tried in this session, by constants, to be added to: a search that was cut off goes on."""
+        """Return what a search tried that was cut off, by constants, to be added to; empty for a new one."""
         place = _place(probe.adapter, browser_of(probe), program.kernel, program.signature)
         return self._tried.setdefault(place, {})
 

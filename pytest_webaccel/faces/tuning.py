@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.engines.kernels import Plan, Resident, manifest, program
+from pytest_webaccel.engines.kernels import KEPT, Plan, Resident, Tensor, manifest, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
-from pytest_webaccel.engines.kernels.tuning import FAILED, TIMED, WRONG, Timing, Tuning, descend, every, key
-from pytest_webaccel.engines.packing import Packed
-from pytest_webaccel.errors import ConfigurationError, ModelError
+from pytest_webaccel.engines.kernels.tuning import BETTER, State, Timing, Tuning, descend, every, key
+from pytest_webaccel.errors import ConfigurationError, FeedError, LaneUnavailableError, ModelError, WebAccelError
 from pytest_webaccel.faces.choices import browser_of
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.rows import TuningRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+    from pytest_webaccel.bridge.protocol import Reply
     from pytest_webaccel.engines.kernels import Program
     from pytest_webaccel.engines.kernels.tuning import Constants
     from pytest_webaccel.faces.choices import Choices
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.worker import Worker
 
 __all__ = ["Tuner"]
+
+T = TypeVar("T")
 
 #: Largest normalised squared error of a candidate's answer.
 _RIGHT = 1e-6
@@ -50,42 +53,91 @@ class Tuner:
         self, kernel: str, inputs: Mapping[str, Any], *, whole: bool, repeats: int, seconds: float, timeout: float
     ) -> Tuning:
         """Return what was found; the best runs from now on. See :meth:`~pytest_webaccel.faces.WebAccel.tune`."""
+        if repeats < 1:
+            raise ConfigurationError(f"repeats={repeats}: a candidate is timed at least once")
+        for name, given in inputs.items():
+            if isinstance(given, Tensor):
+                raise FeedError(f"{name} is to be computed by another kernel: a tuner takes arrays and weights")
         probe = self._lease.lane.probe
-        inputs = {name: Resident(one) if isinstance(one, Packed) else one for name, one in inputs.items()}
-        untuned = program(kernel, inputs, features=probe.features)
-        trial = _Trial(self._worker, self._lease, kernel, inputs, timeout)
+        kept = KEPT.get(kernel, ())
+        resident = {
+            name: Resident(one) if name in kept and not isinstance(one, Resident) else one
+            for name, one in inputs.items()
+        }
+        untuned = program(kernel, resident, features=probe.features)
+        trial = _Trial(self._worker, self._lease, kernel, resident, timeout)
         tried = self._choices.tried(probe, untuned)
+        try:
+            self._search(kernel, untuned, trial, tried, whole=whole, repeats=repeats, seconds=seconds)
+            finalists = self._finals(untuned, trial, tried, repeats)
+        except BaseException:
+            self._record(untuned, list(tried.values()), None)
+            raise
+        default = finalists[0]
+        best = min(finalists, key=lambda timing: timing.median_ms)
+        if best.median_ms >= default.median_ms * BETTER:  # that is noise
+            best = default
+        tuning = Tuning(kernel, list(tried.values()), default, best)
+        self._choices.choose(probe, untuned, best.constants)
+        self._record(untuned, tuning.timings, best)
+        return tuning
+
+    def _search(
+        self,
+        kernel: str,
+        untuned: Program,
+        trial: _Trial,
+        tried: dict[tuple[tuple[str, int], ...], Timing],
+        *,
+        whole: bool,
+        repeats: int,
+        seconds: float,
+    ) -> None:
+        """Add candidates to ``tried`` until the search ends, or its time."""
         until = time.monotonic() + seconds
         search = (every if whole else descend)(manifest(kernel).tunable, untuned.chosen, trial.fits)
         candidate = next(search)
         with contextlib.suppress(StopIteration):
             while True:
                 if key(candidate) not in tried:
-                    tried[key(candidate)] = trial.timed(candidate, repeats)
-                    self._told(f"tuning {kernel} on {probe.lane}: {len(tried)} candidates")
+                    try:
+                        tried[key(candidate)] = trial.timed(candidate, repeats)
+                    except WebAccelError as error:  # not to be met again by a search that goes on
+                        tried[key(candidate)] = Timing(dict(candidate), State.FAILED, detail=f"broke the lane: {error}")
+                        raise
+                    self._told(f"tuning {kernel} on {self._lease.lane.name}: {len(tried)} candidates")
                 if time.monotonic() > until:
                     break
                 candidate = search.send(tried[key(candidate)].median_ms)
-        default = tried[key(untuned.chosen)]
-        if default.state != TIMED:
-            raise ModelError(f"kernel {kernel} on {probe.lane} cannot be tuned: untuned it {default.detail}")
-        ordered = sorted(tried.values(), key=lambda timing: timing.median_ms)
-        finalists = [default, *(one for one in ordered[:_FINALISTS] if one is not default and one.state == TIMED)]
-        times: dict[int, list[float]] = {at: [] for at in range(len(finalists))}
-        for _ in range(repeats):
-            for at, one in enumerate(finalists):
-                times[at] += trial.timed(one.constants, 1).times
-        for at, one in enumerate(finalists):
-            tried[key(one.constants)] = finalists[at] = dataclasses.replace(one, times=times[at])
-        best = min(finalists, key=lambda timing: timing.median_ms)
-        tuning = Tuning(kernel, list(tried.values()), finalists[0], best)
-        self._choices.choose(probe, untuned, best.constants)
-        self._record(untuned, tuning)
-        return tuning
 
-    def _record(self, untuned: Program, tuning: Tuning) -> None:
+    def _finals(
+        self, untuned: Program, trial: _Trial, tried: dict[tuple[tuple[str, int], ...], Timing], repeats: int
+    ) -> list[Timing]:
+        """Run the untuned candidate and the best ones in rounds; return those that were right every time, it first."""
+        default = tried[key(untuned.chosen)]
+        ordered = sorted(tried.values(), key=lambda timing: timing.median_ms)
+        best = [one for one in ordered[:_FINALISTS] if one is not default and one.state is State.TIMED]
+        rounds: list[list[Timing]] = [[] for _ in (default, *best)]
+        for _ in range(repeats):
+            for one, found in zip((default, *best), rounds, strict=True):
+                found.append(trial.timed(one.constants, 1))
+        finalists = []
+        for one, found in zip((default, *best), rounds, strict=True):
+            bad = next((each for each in found if each.state is not State.TIMED), None)
+            times = [each.times[0] for each in found if each.times]
+            after = bad or dataclasses.replace(one, state=State.TIMED, times=times, detail="")
+            tried[key(one.constants)] = after
+            if bad is None:
+                finalists.append(after)
+            elif one is default:
+                where = f"kernel {untuned.kernel} on {self._lease.lane.name}"
+                raise ModelError(f"{where} cannot be tuned: untuned it {bad.detail}")
+        return finalists
+
+    def _record(self, untuned: Program, timings: Sequence[Timing], best: Timing | None) -> None:
         probe = self._lease.lane.probe
-        for timing in tuning.timings:
+        for timing in timings:
+            timed = timing.state is State.TIMED
             self._worker.record(
                 TuningRow(
                     run_id=self._worker.run_id,
@@ -94,16 +146,16 @@ class Tuner:
                     lane=str(probe.lane),
                     adapter=probe.adapter,
                     browser=browser_of(probe),
-                    kernel=tuning.kernel,
+                    kernel=untuned.kernel,
                     signature=untuned.signature,
                     constants=timing.constants,
-                    state=timing.state,
+                    state=str(timing.state),
                     n=len(timing.times),
-                    median_ms=timing.median_ms if timing.state == TIMED else 0.0,
+                    median_ms=timing.median_ms if timed else 0.0,
                     first_ms=timing.first_ms,
-                    nmse=min(timing.nmse, sys.float_info.max),
-                    untuned=timing is tuning.untuned,
-                    chosen=timing is tuning.best,
+                    nmse=timing.nmse if math.isfinite(timing.nmse) else sys.float_info.max,
+                    untuned=key(timing.constants) == key(untuned.chosen),
+                    chosen=timing is best,
                 )
             )
 
@@ -121,24 +173,37 @@ class _Trial:
 
     def fits(self, constants: Constants) -> bool:
         """Whether the constants go together, and the adapter has what they need."""
+        probe = self._lease.lane.probe
         try:
             made = program(self._kernel, self._inputs, constants)
+            Plan.of(made.all_outputs()).require(probe.limits)
         except ConfigurationError:
             return False
-        return set(made.needs) <= set(self._lease.lane.probe.features)
+        return set(made.needs) <= set(probe.features)
 
     def timed(self, constants: Constants, repeats: int) -> Timing:
         """Run a candidate once to compile it and ``repeats`` times with the clock beside it."""
-        made = program(self._kernel, self._inputs, constants)
-        work = run_kernels(self._lease, Plan.of({"y": made["y"]}), deadline=self._timeout, repeats=repeats)
+        plan = Plan.of(program(self._kernel, self._inputs, constants).all_outputs())
         try:
-            reply = self._worker.call(work, deadline=self._timeout + self._worker.recovery_s)
+            reply = self._on_own_browser(plan, repeats)
+            told = timings(reply, repeats)
         except ModelError as error:
-            return Timing(dict(constants), FAILED, detail=f"failed: {error}")
-        told = timings(reply, repeats)
+            return Timing(dict(constants), State.FAILED, detail=f"failed: {error}")
         error_of = nmse(reply.tensors["y"], self._right)
         if not error_of <= _RIGHT:
-            return Timing(
-                dict(constants), WRONG, (), told.first_ms, error_of, f"answers with an NMSE of {error_of:.1e}"
-            )
-        return Timing(dict(constants), TIMED, told.times_ms, told.first_ms, error_of)
+            detail = f"answers with an NMSE of {error_of:.1e}"
+            return Timing(dict(constants), State.WRONG, (), told.first_ms, error_of, detail)
+        return Timing(dict(constants), State.TIMED, told.times_ms, told.first_ms, error_of)
+
+    def _on_own_browser(self, plan: Plan, repeats: int) -> Reply:
+        """Return the answer of the lane's own browser: what one that stands in takes says nothing of this adapter."""
+        for _ in range(2):
+            if self._lease.lane.guest is not None:
+                self._call(self._lease.lane.settle())
+            reply = self._call(run_kernels(self._lease, plan, deadline=self._timeout, repeats=repeats))
+            if self._lease.lane.guest is None:
+                return reply
+        raise LaneUnavailableError(f"another browser stands in for {self._lease.lane.name}: it cannot be tuned now")
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._worker.call(work, deadline=self._timeout + self._worker.recovery_s)

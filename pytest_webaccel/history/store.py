@@ -126,6 +126,14 @@ class Store:
         query = f'SELECT {names} FROM "{kind.table}" {where}ORDER BY "at", row_id'  # noqa: S608 - names of our own types
         return self._fetch(kind, query, [] if run_id is None else [run_id])
 
+    def chosen(self) -> list[TuningRow]:
+        """Return the candidates that tuners chose, oldest first."""
+        if TuningRow.table not in schema.existing(self._connection):
+            return []
+        names = ", ".join(f'"{part.name}"' for part in columns(TuningRow))
+        query = f'SELECT {names} FROM "{TuningRow.table}" WHERE chosen ORDER BY "at", row_id'  # noqa: S608 - our own names
+        return self._fetch(TuningRow, query, [])
+
     def runs(self) -> list[RunRow]:
         """Return every run once, the latest first."""
         names = ", ".join(f'"{part.name}"' for part in columns(RunRow))
@@ -196,7 +204,7 @@ def chosen_constants(path: Path | None) -> list[TuningRow]:
         return []
     try:
         with Store.open(path, read_only=True) as store:
-            return [row for row in store.rows(TuningRow) if row.chosen]
+            return store.chosen()
     except HistoryError as error:
         _log.warning("kernels run untuned: %s", error)
         return []

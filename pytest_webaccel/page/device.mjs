@@ -26,7 +26,9 @@ export function within(promise, ms, what) {
 }
 
 /** What a device is asked for where the adapter has it: kernels look whether it has. */
-const FEATURES = /** @type {const} */ (["shader-f16", "subgroups"]);
+const FEATURES = /** @type {const} */ (["subgroups"]);
+/** Which adapter is asked for; the same as by the probe, whose findings are believed of this one. */
+const ADAPTER = /** @type {const} */ ({ powerPreference: "high-performance" });
 
 export class LaneDevice {
   /**
@@ -86,7 +88,7 @@ export class LaneDevice {
 
   /** @param {number} generation */
   async renewGpu(generation) {
-    const adapter = await within(navigator.gpu.requestAdapter(), ACQUIRE_MS, "requestAdapter");
+    const adapter = await within(navigator.gpu.requestAdapter(ADAPTER), ACQUIRE_MS, "requestAdapter");
     if (!adapter) throw new Error("requestAdapter answered null: no WebGPU adapter");
     const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, Number(adapter.limits[name])]));
     const requiredFeatures = FEATURES.filter((name) => adapter.features.has(name));

@@ -19,15 +19,25 @@ const LEAST_BYTES = 16; // a binding of nothing is none
 const BYTES_OF_COPY = 4;
 const LOSS_MS = 200;
 
+const MOST_PIPELINES = 256;
+
+/** What belongs to one device and goes with it. */
+class Belongings {
+  /** @param {number} generation */
+  constructor(generation) {
+    this.generation = generation;
+    /** Pipelines by what they are made of, the oldest first. @type {Map<string, Promise<GPUComputePipeline>>} */
+    this.pipelines = new Map();
+    /** Buffers that stay, by key. @type {Map<string, GPUBuffer>} */
+    this.kept = new Map();
+  }
+}
+
 export class Kernels {
   /** @param {import("./device.mjs").LaneDevice} device */
   constructor(device) {
     this.device = device;
-    /** Pipelines of the present device by what they are made of. @type {Map<string, Promise<GPUComputePipeline>>} */
-    this.pipelines = new Map();
-    /** What stays on the present device, by key. @type {Map<string, GPUBuffer>} */
-    this.kept = new Map();
-    this.generation = 0;
+    this.own = new Belongings(0);
   }
 
   /**
@@ -37,11 +47,10 @@ export class Kernels {
    */
   async run(plan, tensors) {
     const [gpu] = this.device.gpus();
-    if (!gpu) throw new OperationError("unsupported", "this lane has no WebGPU device");
-    if (this.generation !== this.device.generation) this.reset();
-    this.generation = this.device.generation;
+    if (!gpu) throw new OperationError("not_held", "this page has no WebGPU device");
+    if (this.own.generation !== this.device.generation) this.own = new Belongings(this.device.generation);
     try {
-      return await Promise.race([this.onDevice(gpu, plan, tensors), this.device.lost]);
+      return await Promise.race([this.onDevice(gpu, this.own, plan, tensors), this.device.lost]);
     } catch (error) {
       // A lost device fails what is asked of it before it says that it is lost.
       const late = new Promise((resolve) => setTimeout(resolve, LOSS_MS));
@@ -50,22 +59,21 @@ export class Kernels {
     }
   }
 
-  /** Forgets what belongs to a device that is gone, with all that it had. */
-  reset() {
-    this.pipelines.clear();
-    this.kept.clear();
+  /** How many buffers the device keeps, and of how many bytes. */
+  statistics() {
+    return { count: this.own.kept.size, bytes: total(this.own.kept.values()) };
   }
 
-  /** @param {string[]} keys @returns {number} how many there were */
-  free(keys) {
-    for (const key of keys) this.kept.get(key)?.destroy();
-    return keys.filter((key) => this.kept.delete(key)).length;
+  /** Frees all that the device keeps. */
+  free() {
+    for (const buffer of this.own.kept.values()) buffer.destroy();
+    this.own.kept.clear();
   }
 
-  /** @param {GPUDevice} gpu @param {Plan} plan @param {Sent[]} tensors */
-  async onDevice(gpu, plan, tensors) {
+  /** @param {GPUDevice} gpu @param {Belongings} own @param {Plan} plan @param {Sent[]} tensors */
+  async onDevice(gpu, own, plan, tensors) {
     const begun = performance.now();
-    const pipelines = await Promise.all(plan.steps.map((step) => this.pipeline(gpu, step, plan.codes[step.code])));
+    const pipelines = await Promise.all(plan.steps.map((step) => pipelineOf(gpu, own, step, plan.codes[step.code])));
     const compile_ms = performance.now() - begun;
     /** @type {GPUBuffer[]} */
     const passing = [];
@@ -73,7 +81,7 @@ export class Kernels {
     gpu.pushErrorScope("out-of-memory");
     gpu.pushErrorScope("validation");
     try {
-      const buffers = this.buffers(gpu, plan, tensors, passing);
+      const buffers = allBuffers(gpu, own, plan, tensors, passing);
       const ready = plan.steps.map((step, at) => bound(gpu, step, pipelines[at], buffers, passing));
       const inputs = tensors.filter(({ name }) => !plan.constants.includes(name));
       const outputs = plan.outputs.map((spec) => ({ spec, staging: made(gpu, spec.bytes, READ, passing) }));
@@ -86,59 +94,68 @@ export class Kernels {
       const first = await once();
       const times = [];
       for (let turn = 0; turn < plan.repeats; turn++) times.push((await once()).ms);
-      const sizes = { kept_bytes: total(this.kept.values()), passing_bytes: total(passing) };
+      const sizes = { kept_bytes: total(own.kept.values()), passing_bytes: total(passing) };
       return { value: { compile_ms, first_ms: first.ms, times_ms: times, ...sizes }, tensors: first.answer };
     } finally {
       const problems = [await gpu.popErrorScope(), await gpu.popErrorScope()];
       for (const buffer of passing) buffer.destroy();
-      const problem = problems.find((one) => one);
+      const problem = problems.findLast((one) => one); // out of memory before what follows from it
       if (problem) {
-        this.free(tensors.map(({ name }) => name)); // what could not be allocated must not count as kept
+        for (const { name } of tensors) dropped(own, name); // what could not be allocated must not count as kept
         throw new OperationError("kernel", `${what}: ${problem.message}`);
       }
     }
-  }
-
-  /**
-   * Returns the buffers of a plan by name: what was sent, what is kept, and what programs write.
-   * @param {GPUDevice} gpu
-   * @param {Plan} plan
-   * @param {Sent[]} tensors
-   * @param {GPUBuffer[]} passing takes what must be destroyed
-   */
-  buffers(gpu, plan, tensors, passing) {
-    /** @type {Map<string, GPUBuffer>} */
-    const buffers = new Map();
-    for (const { name, data } of tensors) {
-      const keeps = plan.constants.includes(name);
-      if (keeps) this.free([name]); // what a run that failed has left
-      const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);
-      if (keeps) this.kept.set(name, filled(gpu, buffer, data));
-      buffers.set(name, buffer);
-    }
-    for (const key of plan.constants) {
-      const buffer = this.kept.get(key);
-      if (!buffer) throw new OperationError("not_held", `nothing is kept as ${key} on this device`);
-      buffers.set(key, buffer);
-    }
-    for (const { name, bytes } of plan.temporaries) buffers.set(name, made(gpu, bytes, STORED, passing));
-    return buffers;
-  }
-
-  /** @param {GPUDevice} gpu @param {Step} step @param {string} code */
-  pipeline(gpu, step, code) {
-    const key = JSON.stringify([code, step.entry, step.constants]);
-    const there = this.pipelines.get(key);
-    if (there) return there;
-    const compiling = compiled(gpu, step, code);
-    this.pipelines.set(key, compiling);
-    compiling.catch(() => this.pipelines.delete(key));
-    return compiling;
   }
 }
 
 const STORED = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
 const READ = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+
+/** @param {Belongings} own @param {string} key */
+function dropped(own, key) {
+  own.kept.get(key)?.destroy();
+  own.kept.delete(key);
+}
+
+/**
+ * Returns the buffers of a plan by name: what was sent, what is kept, and what programs write.
+ * @param {GPUDevice} gpu
+ * @param {Belongings} own
+ * @param {Plan} plan
+ * @param {Sent[]} tensors
+ * @param {GPUBuffer[]} passing takes what must be destroyed
+ */
+function allBuffers(gpu, own, plan, tensors, passing) {
+  /** @type {Map<string, GPUBuffer>} */
+  const buffers = new Map();
+  for (const { name, data } of tensors) {
+    const keeps = plan.constants.includes(name);
+    if (keeps) dropped(own, name); // what a run that failed has left
+    const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);
+    if (keeps) own.kept.set(name, filled(gpu, buffer, data));
+    buffers.set(name, buffer);
+  }
+  for (const key of plan.constants) {
+    const buffer = own.kept.get(key);
+    if (!buffer) throw new OperationError("not_held", `nothing is kept as ${key} on this device`);
+    buffers.set(key, buffer);
+  }
+  for (const { name, bytes } of plan.temporaries) buffers.set(name, made(gpu, bytes, STORED, passing));
+  return buffers;
+}
+
+/** @param {GPUDevice} gpu @param {Belongings} own @param {Step} step @param {string} code */
+function pipelineOf(gpu, own, step, code) {
+  const key = JSON.stringify([code, step.entry, step.constants]);
+  const there = own.pipelines.get(key);
+  if (there) return there;
+  const compiling = compiled(gpu, step, code);
+  if (own.pipelines.size >= MOST_PIPELINES)
+    own.pipelines.delete(/** @type {string} */ (own.pipelines.keys().next().value));
+  own.pipelines.set(key, compiling);
+  compiling.catch(() => own.pipelines.delete(key));
+  return compiling;
+}
 
 /** @param {GPUDevice} gpu @param {Step} step @param {string} code */
 async function compiled(gpu, { kernel, entry, constants }, code) {

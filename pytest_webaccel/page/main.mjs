@@ -53,6 +53,7 @@ const operations = {
       lost: device.isLost || !(await device.answers(DEVICE_MS)),
       models: [...onnx.loads.keys()],
       held: held.statistics(),
+      constants: (await kernels)?.statistics() ?? { count: 0, bytes: 0 },
     },
   }),
   load: async ({ args, files }) => ({ value: await onnx.load(args, await takeFile(files[0], token)) }),
@@ -76,7 +77,7 @@ const operations = {
     return { value: held.statistics() };
   },
   free: async ({ args }) => {
-    (await kernels)?.free(args.keys);
+    if (args.constants) (await kernels)?.free();
     return { value: held.free(args.keys) };
   },
   /** A fault that the page itself causes. */

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import ConfigurationError, ModelError
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Timings", "run_kernels", "timings"]
 
 
+#: Milliseconds or bytes that no page can mean.
+_MOST = 2**53
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timings:
     """What the page tells of a run: milliseconds, and bytes of buffers that its device keeps and those of the run.
@@ -34,10 +37,13 @@ class Timings:
     passing_bytes: int
 
 
-async def run_kernels(lease: Lease, plan: Plan, *, deadline: float, repeats: int = 0) -> Reply:
+async def run_kernels(
+    lease: Lease, plan: Plan, *, deadline: float, repeats: int = 0, portable: Plan | None = None
+) -> Reply:
     """Return the answer of a plan, run once and ``repeats`` times more with the clock beside it.
 
-    A lane that breaks under it is mended by the strategy, and it is asked again. Raises ConfigurationError for what the
+    A lane that breaks under it is mended by the strategy, and it is asked again; ``portable`` is what is asked of a
+    browser that stands in and lacks a feature. Raises ConfigurationError for what the
     lane cannot run, before anything is sent, ModelError where a kernel fails.
     """
     lane = lease.lane
@@ -48,7 +54,7 @@ async def run_kernels(lease: Lease, plan: Plan, *, deadline: float, repeats: int
         raise ConfigurationError(f"kernel {plan.kernel} needs {', '.join(sorted(missing))}, which {lane.name} has not")
     if lane.station is None and lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
         await lane.settle()
-    with contextlib.closing(KernelRun(lane, plan, deadline, repeats=repeats)) as request:
+    with contextlib.closing(KernelRun(lane, plan, deadline, repeats=repeats, portable=portable)) as request:
         return await lease.dispatch(request)
 
 
@@ -65,4 +71,4 @@ def timings(reply: Reply, repeats: int) -> Timings:
 
 
 def _is_amount(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+    return type(value) in {int, float} and 0 <= value < _MOST

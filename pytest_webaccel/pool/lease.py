@@ -260,10 +260,9 @@ class Lease:
         broken = any(story.outcome is not Outcome.RECOVERED and _only_runs_see(story) for story in self._stories)
         if self._suspect or broken:  # nothing but a run would find the lane broken
             self.lane.distrust("a fault that only runs can see was left in the page")
+        await self._free_constants()  # of one that stands in, which is let go
         whole = await self.lane.settle()
-        if whole:
-            with contextlib.suppress(DamagedLaneError, BridgeError, RemoteError):
-                await self.lane.here.free_constants(deadline=_FREES_S)
+        await self._free_constants()
         if self.lane.counts["starts"] != starts and not self._stories:
             self._unplanned("unplanned_restart", "", 0.0)
         for story in self._stories:
@@ -276,6 +275,13 @@ class Lease:
         # files may be gone by then.
         self.lane.holdings.clear()
         return whole
+
+    async def _free_constants(self) -> None:
+        """Have the page in service free what its device keeps for kernels; one that is broken keeps nothing."""
+        if self.lane.guest is None and self.lane.station is None:
+            return
+        with contextlib.suppress(DamagedLaneError, BridgeError, RemoteError):
+            await self.lane.here.free_constants(deadline=_FREES_S)
 
     # -- loads -------------------------------------------------------------------------------
 

@@ -181,6 +181,7 @@ class Pool:
             self._ort_copy,
             self._placements,
             device_in_gpu_process=DeviceLost().meaning(probe) is None,
+            probe=probe,
         )
         self._stations.add(station)
         return station

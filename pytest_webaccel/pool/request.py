@@ -6,7 +6,13 @@ import abc
 import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
+from pytest_webaccel.errors import (
+    ConfigurationError,
+    DamagedLaneError,
+    LaneUnavailableError,
+    ModelError,
+    RemoteError,
+)
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
@@ -174,12 +180,16 @@ class KernelRun(Request["Reply"]):
     """One run of the project's own kernels.
 
     All that it needs is sent with it, but for constants that the page keeps already: so any page of the lane can
-    answer. ``repeats`` times more it is run with the clock beside it.
+    answer. ``portable`` is what runs where a browser that stands in lacks a feature that ``plan`` needs. ``repeats``
+    times more it is run with the clock beside it.
     """
 
-    def __init__(self, lane: LiveLane, plan: Plan, deadline: float, *, repeats: int = 0) -> None:
+    def __init__(
+        self, lane: LiveLane, plan: Plan, deadline: float, *, repeats: int = 0, portable: Plan | None = None
+    ) -> None:
         super().__init__(lane, deadline)
         self._plan = plan
+        self._portable = portable
         self._repeats = repeats
 
     @property
@@ -189,12 +199,27 @@ class KernelRun(Request["Reply"]):
 
     def twin(self) -> KernelRun:
         """Return the same, not sent yet."""
-        twin = KernelRun(self._lane, self._plan, self.deadline, repeats=self._repeats)
+        twin = KernelRun(self._lane, self._plan, self.deadline, repeats=self._repeats, portable=self._portable)
         twin.check = self.check
         return twin
 
+    def _fitting(self, station: Station) -> Plan:
+        """Return the plan that the browser of ``station`` can run; raises LaneUnavailableError where there is none."""
+        probe = station.probe or self._lane.probe
+        plans = [plan for plan in (self._plan, self._portable) if plan and plan.needs <= set(probe.features)]
+        if not plans:
+            needs = ", ".join(sorted(self._plan.needs))
+            raise LaneUnavailableError(f"kernel {self._plan.kernel} needs {needs}, which {station.lane} has not")
+        try:
+            plans[0].require(probe.limits)
+        except ConfigurationError as error:
+            raise LaneUnavailableError(f"{station.lane} cannot stand in: {error}") from error
+        return plans[0]
+
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
-        args, tensors = self._plan.to_args(self._repeats), self._plan.tensors(station.constants)
+        plan = self._fitting(station)
+        station.ran_kernels = True
+        args, tensors = plan.to_args(self._repeats), plan.tensors(station.constants)
         return station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
 
     async def _answer(self, station: Station, request_id: int) -> Reply:
@@ -202,8 +227,12 @@ class KernelRun(Request["Reply"]):
             reply = await station.channel.answer(request_id)
         except RemoteError as error:
             words = " ".join(str(error).split())
+            if error.kind == "not_held":  # another page, or another device, than the one that was sent to before
+                now = asyncio.get_running_loop().time()
+                damage = Damage(Symptom.PAGE_REPLACED, f"the page lost what kernels keep: {words}"[:300], now)
+                raise DamagedLaneError(damage, str(station.lane)) from error
             raise ModelError(f"kernel {self._plan.kernel} failed on {station.lane}: {words}") from error
-        station.constants.update(self._plan.constants)
+        station.constants.update(self._fitting(station).constants)
         for name, output in self._plan.wanted.items():
             got = reply.tensors.get(name)
             if got is None or got.dtype.name != output.dtype or got.shape != output.shape:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.browsers.driver import Driver
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.pool.holdings import Holdings
+    from pytest_webaccel.terms import ProbeResult
 
 __all__ = ["Station"]
 
@@ -54,7 +55,7 @@ class Station:
     """One browser instance of a lane. Everything runs in the worker's loop.
 
     ``loaded`` are the models that its page holds, ``once`` those that it has held, ``ran`` those that ran there.
-    ``constants`` are what its device keeps for kernels, by key.
+    ``probe`` is what was found of its browser; ``constants`` are what its device keeps for kernels, by key.
     ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
     ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
     tells; elsewhere that end means nothing.
@@ -69,14 +70,17 @@ class Station:
         placements: dict[str, Placement],
         *,
         device_in_gpu_process: bool = False,
+        probe: ProbeResult | None = None,
     ) -> None:
         self.lane = lane
+        self.probe = probe
         self.driver = driver
         self.loaded: dict[str, LoadedModel] = {}
         self.once: set[str] = set()
         self.ran: set[str] = set()
         self.stand_ins: dict[str, LoadedModel] = {}
         self.constants: set[str] = set()
+        self.ran_kernels = False
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
@@ -226,10 +230,12 @@ class Station:
             await self.unless_fatal(self.channel.request("free", {"keys": list(keys)}, deadline=deadline))
 
     async def free_constants(self, *, deadline: float) -> None:
-        """Have the page's device free what it keeps for kernels."""
-        keys, self.constants = list(self.constants), set()
-        if keys:
-            await self.free(keys, deadline=deadline)
+        """Have the page's device free all that it keeps for kernels, also what a run that failed has left there."""
+        if self.ran_kernels and self.answers:
+            args = {"keys": [], "constants": True}
+            await self.unless_fatal(self.channel.request("free", args, deadline=deadline))
+        self.constants.clear()
+        self.ran_kernels = False
 
     async def holding(self, *, deadline: float) -> dict[str, Any]:
         """Return what the page itself says that it holds: ``models`` by name, ``held`` tensors (count, bytes)."""

@@ -83,8 +83,15 @@ SUITE = """
         close(webaccel.compute({"y": matmul_nbits(x, kept)["y"]})["y"], product)
 
 
-    def test_what_was_resident_is_freed_with_the_test_before(_webaccel_lease):
-        assert not _webaccel_lease.lane.here.constants
+    def test_what_was_resident_is_freed_with_the_test_before(webaccel, _webaccel_lease, _webaccel_worker):
+        def kept():
+            here = _webaccel_lease.lane.here
+            return _webaccel_worker.call(here.holding(deadline=10), deadline=10)["constants"]["count"]
+
+        assert kept() == 0
+        x, weights = drawn(2, 8, 64, bits=4)
+        webaccel.compute({"y": matmul_nbits(x, Resident(weights))["y"]})
+        assert kept() == 1
 
 
     def close(got, right, most=1e-6):

@@ -82,6 +82,7 @@ def entries(growth: float) -> list[dict[str, object]]:
             "pss": 90 * 2**20,
             "held": (90 + 30 * ((n // 250) % 2) + growth * n / 1000) * 2**20,
             "fds": 30 + n % 17 if n % 250 else 8,
+            "code": "now",
         }
         for n in range(0, 2000, 25)
     ]
@@ -107,6 +108,19 @@ def test_orphans_and_growth_fail_a_soak():
         "orphans is 0",
         "held_mib grows by less than 1 for each 1000 faults",
     ]
+
+
+def test_what_an_older_version_leaked_says_nothing_of_this_one():
+    older = [{**entry, "look": "before", "code": "older"} for entry in entries(5.0) if "look" in entry]
+    row = soak.row_of([*older, *entries(0.2)], batch=250)
+    assert row["held_mib_per_1000"] == pytest.approx(0.2, abs=0.01)
+    assert row["memory_n"] == 1975
+
+
+def test_memory_is_not_shown_to_be_flat_by_too_short_a_run():
+    short = [entry for entry in entries(0.0) if entry.get("faults", 0) < 900]  # type: ignore[operator]
+    told = soak.verdicts(soak.row_of(short, batch=250), 2000)
+    assert not told["held_mib grows by less than 1 for each 1000 faults"]
 
 
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

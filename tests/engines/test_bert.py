@@ -56,6 +56,20 @@ def test_weights_that_do_not_fit_are_refused(change, options, words):
         Bert(given, **{"heads": 4, **options})
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("embeddings.word_embeddings.weight", (30,), r"is of shape \[words, width\]; got \[30\]"),
+        ("embeddings.position_embeddings.weight", (24, 47), r"position.* is of shape \[24, 48\].*; got \[24, 47\]"),
+        ("encoder.layer.1.output.dense.weight", (48, 48), r"output.dense.weight is of shape \[48, 80\]"),
+        ("encoder.layer.0.attention.output.LayerNorm.bias", (48, 1), r"LayerNorm.bias is of shape \[48\]"),
+    ],
+)
+def test_weights_of_another_shape_are_refused(name, shape, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Bert(WEIGHTS | {name: np.ones(shape, np.float32)}, heads=4)
+
+
 def test_an_encoder_without_layers_is_none():
     with pytest.raises(ConfigurationError, match=r"at least one layer"):
         Bert({name: weight for name, weight in WEIGHTS.items() if "encoder" not in name}, heads=4)

@@ -70,6 +70,30 @@ def test_programs_that_feed_one_another_run_once_each_in_order():
         first.reshape(3, 5)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        ({}, r"nothing is to be computed"),
+        ({"y": softmax(ONES)}, r"y is a program: take one of its outputs, as in program\['y'\]"),
+        ({"y": ONES}, r"y is a tensor of a program, not of type ndarray"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(outputs, words):
+    with pytest.raises(FeedError, match=words):
+        Plan.of(outputs)
+
+
+def test_an_output_that_a_program_has_not_is_refused():
+    with pytest.raises(FeedError, match=r"kernel softmax has no output 'z' \(it has y\)"):
+        softmax(ONES)["z"]
+
+
+def test_who_gives_a_part_of_the_tile_gives_the_tile():
+    many = np.ones((9, 200), np.float32)
+    assert matmul_nbits(many, WEIGHTS).chosen["TILE_ROWS"] == 8
+    assert matmul_nbits(many, WEIGHTS, constants={"TILE_COLUMNS": 8}).chosen["TILE_ROWS"] == 4
+
+
 def test_a_long_chain_needs_no_deep_stack():
     tensor = silu(ONES)["y"]
     for _ in range(3000):
@@ -109,6 +133,7 @@ def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
     ("constants", "words"),
     [
         ({"TILE_ROWS": 8, "TILE_COLUMNS": 8}, r"a tile of 64 elements is more than 32"),
+        ({"WORKGROUP": 256, "SPLIT": 2, "TILE_ROWS": 8}, r"keep 32,768 bytes, more than the 16,384"),
         ({"QUADS": 1, "SPLIT": 2}, r"QUADS=1 goes with SPLIT=1"),
         ({"WORKGROUP": 32, "SPLIT": 16}, r"SPLIT=16 leaves fewer than 4 columns of a workgroup of 32"),
     ],
@@ -152,7 +177,7 @@ def whole(tokens: np.ndarray) -> KVCache:
     ("make", "kind", "words"),
     [
         (lambda: softmax(ONES.astype(np.float16)), FeedError, r"x is float32 with at least one element; got float16"),
-        (lambda: softmax([1.0, 2.0]), FeedError, r"x is of type ndarray, not list"),
+        (lambda: softmax([1.0, 2.0]), FeedError, r"x is of type ndarray or Tensor, not list"),
         (lambda: layer_norm(ONES, [1.0], ONES[0]), FeedError, r"weight is of type ndarray, not list"),
         (
             lambda: matmul_nbits(X, X.astype(float)),
@@ -160,9 +185,9 @@ def whole(tokens: np.ndarray) -> KVCache:
             r"weights is Packed, or float32 .*got float64 of shape \[3, 200\]",
         ),
         (lambda: embedding([0], X[0]), FeedError, r"table is Packed, or float32 .*got float32 of shape \[200\]"),
-        (lambda: embedding([0], [X]), FeedError, r"table is of type Packed, not list"),
+        (lambda: embedding([0], [X]), FeedError, r"table is of type Packed or ndarray, not list"),
         (lambda: attention(ONES, X), FeedError, r"cache is of type KVCache, not ndarray"),
-        (lambda: matmul_nbits([[1.0]], WEIGHTS), FeedError, r"x is of type ndarray, not list"),
+        (lambda: matmul_nbits([[1.0]], WEIGHTS), FeedError, r"x is of type ndarray or Tensor, not list"),
         (lambda: attention(1.0, whole(ONES[None])), FeedError, r"query is of type ndarray, not float"),
         (lambda: add(ONES, ONES[0, :4]), FeedError, r"last axes of a, \[2, 8\]; got \[4\]"),
         (lambda: add(ONES[0], ONES), FeedError, r"last axes of a, \[8\]; got \[2, 8\]"),
@@ -184,7 +209,7 @@ def whole(tokens: np.ndarray) -> KVCache:
             r"2,049 rows are more than 2,048",
         ),
         (lambda: silu(np.ones((0, 4), np.float32)), FeedError, r"shape \[0, 4\]"),
-        (lambda: gelu(np.float32(1)), FeedError, r"x is of type ndarray, not float32"),
+        (lambda: gelu(np.float32(1)), FeedError, r"x is of type ndarray or Tensor, not float32"),
         (lambda: layer_norm(ONES, ONES[0, :7], ONES[0]), FeedError, r"weight is float32 of shape \[8\].*got.*\[7\]"),
         (lambda: layer_norm(ONES, ONES[0], ONES), FeedError, r"bias is float32 of shape \[8\]"),
         (lambda: layer_norm(ONES, ONES[0], ONES[0], epsilon=0), ConfigurationError, r"epsilon=0 is not over 0"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_webaccel.engines.kernels import KERNELS, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
-from pytest_webaccel.engines.kernels.tuning import FAILED, TIMED, Timing, Tuning, descend, every, key
+from pytest_webaccel.engines.kernels.tuning import State, Timing, Tuning, descend, every, key
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError
@@ -52,6 +52,20 @@ def test_a_descent_finds_the_only_valley_and_tries_nothing_twice(best):
     assert all(fits(one) for one in tried)
 
 
+def test_a_value_that_does_not_go_with_the_best_is_tried_with_another_at_its_default():
+    """As SPLIT with QUADS: the valley lies where two constants have changed at once."""
+
+    def together(constants: Constants) -> bool:
+        return not (constants["A"] > 1 and constants["C"])
+
+    def took(constants: Constants) -> float:
+        return 1.0 if constants["A"] == 4 else 2.0 if constants["C"] else 3.0
+
+    tried = followed(descend(CHOICES, {"A": 1, "B": 1, "C": 1}, together), took)
+    assert {"A": 4, "B": 1, "C": 0} in tried
+    assert all(together(one) for one in tried)
+
+
 def test_what_is_hardly_faster_is_noise_and_what_is_wrong_is_never_kept():
     def took(constants: Constants) -> float:
         return math.inf if constants["C"] else 1 - 0.001 * constants["A"]
@@ -67,8 +81,8 @@ def test_every_candidate_that_fits_is_tried_once():
 
 
 def test_a_table_shows_all_that_was_tried_and_why_something_failed():
-    untuned, best = Timing({"A": 1}, TIMED, [4.0, 2.0, 3.0], 9.0), Timing({"A": 2}, TIMED, [1.5], 8.0)
-    tuning = Tuning("softmax", [untuned, Timing({"A": 4}, FAILED, detail="failed: no"), best], untuned, best)
+    untuned, best = Timing({"A": 1}, State.TIMED, [4.0, 2.0, 3.0], 9.0), Timing({"A": 2}, State.TIMED, [1.5], 8.0)
+    tuning = Tuning("softmax", [untuned, Timing({"A": 4}, State.FAILED, detail="failed: no"), best], untuned, best)
     assert tuning.gain == 2.0
     lines = [line.split() for line in tuning.table().splitlines()]
     assert lines[0][:3] == ["A", "median", "ms"]

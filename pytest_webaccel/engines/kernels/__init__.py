@@ -21,7 +21,18 @@ from pytest_webaccel.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-__all__ = ["KERNELS", "Manifest", "Plan", "Program", "Resident", "Tensor", "manifest", "matmul_nbits", "program"]
+__all__ = [
+    "KEPT",
+    "KERNELS",
+    "Manifest",
+    "Plan",
+    "Program",
+    "Resident",
+    "Tensor",
+    "manifest",
+    "matmul_nbits",
+    "program",
+]
 
 #: What makes the program of a kernel, by its name.
 KERNELS: Mapping[str, Callable[..., Program]] = {
@@ -36,6 +47,13 @@ KERNELS: Mapping[str, Callable[..., Program]] = {
     "self_attention": self_attention,
     "silu": silu,
     "softmax": softmax,
+}
+
+#: Inputs that are weights, by kernel: a tuner has them stay on the device, as a model would.
+KEPT: Mapping[str, tuple[str, ...]] = {
+    "embedding": ("table",),
+    "layer_norm": ("weight", "bias"),
+    "matmul_nbits": ("weights",),
 }
 
 

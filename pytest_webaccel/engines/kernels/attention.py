@@ -58,6 +58,7 @@ def attention(
     fixed = {"BITS": form.bits, "GROUP": form.group, "KEYS_BY_CHANNEL": int(form.keys is KeyScales.CHANNEL)}
     return Program(
         kernel=made.name,
+        source=made.digest,
         code=made.code,
         entry=made.entry,
         constants={**fixed, **chosen},

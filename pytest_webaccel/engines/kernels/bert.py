@@ -73,7 +73,9 @@ class Bert:
         if not self.layers:
             raise ConfigurationError("an encoder has at least one layer: no weights are called encoder.layer.0...")
         self.heads = heads
+        _require_shapes(weights, self.layers)
         self.width = int(weights[_WORDS].shape[1])
+        self.positions = int(weights[_POSITIONS].shape[0])
         if heads < 1 or self.width % heads:
             raise ConfigurationError(f"heads={heads}: the width of {self.width} is not a multiple of it")
         self._epsilon = epsilon
@@ -109,9 +111,8 @@ class Bert:
         Raises FeedError for ids that are no rows of the table of words, or more than there are positions.
         """
         rows = np.asarray(ids)
-        positions = int(self.weight(_POSITIONS).shape[0]) if rows.ndim else 0
-        if rows.ndim == 1 and rows.size > positions:
-            raise FeedError(f"{rows.size} tokens are more than the {positions} that there are positions for")
+        if rows.ndim == 1 and rows.size > self.positions:
+            raise FeedError(f"{rows.size} tokens are more than the {self.positions} that there are positions for")
         words = embedding(rows, self._weights[_WORDS])["y"]
         places = embedding(np.arange(rows.size), self._weights[_POSITIONS])["y"]
         hidden = self._normal(add(words, places)["y"], "embeddings.LayerNorm")
@@ -138,3 +139,27 @@ class Bert:
     def _normal(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         return layer_norm(x, weight, bias, epsilon=self._epsilon)["y"]
+
+
+def _require_shapes(weights: Mapping[str, NDArray[Any]], layers: int) -> None:
+    """Raise ConfigurationError for a weight whose shape does not fit to those of the others."""
+    words = weights[_WORDS].shape
+    if len(words) != 2:
+        raise ConfigurationError(f"{_WORDS} is of shape [words, width]; got {list(words)}")
+    width = words[1]
+    wanted: dict[str, tuple[int, ...]] = {
+        name: (weights[name].shape[0] if weights[name].ndim else 0, width) for name in (_POSITIONS, _TYPES)
+    }
+    wanted |= dict.fromkeys(("embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"), (width,))
+    for layer in range(layers):
+        at = f"encoder.layer.{layer}."
+        inner = weights[f"{at}intermediate.dense.bias"].size
+        for part in _OF_A_LAYER:
+            rows = inner if part == "intermediate.dense" else width
+            columns = inner if part == "output.dense" else width
+            wanted[f"{at}{part}.bias"] = (rows,)
+            wanted[f"{at}{part}.weight"] = (rows,) if part.endswith("LayerNorm") else (rows, columns)
+    for name, shape in wanted.items():
+        got = weights[name].shape
+        if got != shape:
+            raise ConfigurationError(f"{name} is of shape {list(shape)}, as the others are; got {list(got)}")

@@ -43,6 +43,7 @@ def embedding(
     stride, workgroups = spread(count, chosen["WORKGROUP"])
     return Program(
         kernel=made.name,
+        source=made.digest,
         code=made.code,
         entry=made.entry,
         constants={**form.constants(), **chosen},

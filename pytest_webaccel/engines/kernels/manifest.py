@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -50,6 +52,12 @@ class Manifest:
                 raise ConfigurationError(f"kernel {self.name}: {name}={value!r} cannot be chosen (known: {known})")
             values[name] = value
         return values
+
+    @property
+    def digest(self) -> str:
+        """What tells this source, and the values to try, from other versions of them."""
+        told = json.dumps([self.code, self.entry, {name: list(values) for name, values in self.tunable.items()}])
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     def untuned(self, features: Collection[str]) -> dict[str, int]:
         """Return the constants in which a device with ``features`` differs from the defaults."""

@@ -26,6 +26,10 @@ __all__ = ["matmul_nbits"]
 _MOST_TILE = 32
 #: Rows for which a larger tile is worth the time to compile it.
 _MANY_ROWS = 8
+#: Constants of a tile: who gives one of them gives the tile.
+_TILE = frozenset({"TILE_ROWS", "TILE_COLUMNS"})
+#: Bytes of a workgroup's own memory that every device has.
+_SHARED_BYTES = 16_384
 #: Lanes that tell one another what they read.
 _QUAD = 4
 
@@ -46,13 +50,14 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
         )
     made = manifest("matmul_nbits")
     rows, columns = x.shape[0], form.rows
-    untuned = {"TILE_ROWS": 1, "TILE_COLUMNS": 1} if rows == 1 else {"TILE_ROWS": 8} if rows >= _MANY_ROWS else {}
-    chosen = made.constants({**untuned, **(constants or {})})
+    given = constants or {}
+    chosen = made.constants({**({} if _TILE & set(given) else _tile(rows)), **given})
     _fitting(chosen)
     across = chosen["WORKGROUP"] // chosen["SPLIT"]
     quads = bool(chosen["QUADS"])
     return Program(
         kernel=made.name,
+        source=made.digest,
         code=made.rendered(
             **chosen,
             **form.constants(),
@@ -73,10 +78,23 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     )
 
 
+def _tile(rows: int) -> dict[str, int]:
+    """Return the tile where none is given: for one row no tile at all, and a large one only where compiling it pays."""
+    if rows == 1:
+        return {"TILE_ROWS": 1, "TILE_COLUMNS": 1}
+    return {"TILE_ROWS": 8} if rows >= _MANY_ROWS else {}
+
+
 def _fitting(chosen: Mapping[str, int]) -> None:
     tile = chosen["TILE_ROWS"] * chosen["TILE_COLUMNS"]
     if tile > _MOST_TILE:
         raise ConfigurationError(f"kernel matmul_nbits: a tile of {tile} elements is more than {_MOST_TILE}")
+    shared = 4 * chosen["WORKGROUP"] * tile
+    if chosen["SPLIT"] > 1 and shared > _SHARED_BYTES:
+        raise ConfigurationError(
+            f"kernel matmul_nbits: invocations that share a tile keep {shared:,} bytes, more than the "
+            f"{_SHARED_BYTES:,} that every device has for a workgroup (maxComputeWorkgroupStorageSize)"
+        )
     if chosen["QUADS"] and chosen["SPLIT"] > 1:
         raise ConfigurationError("kernel matmul_nbits: QUADS=1 goes with SPLIT=1, as quads stay together in a loop")
     if chosen["WORKGROUP"] // chosen["SPLIT"] < _QUAD:

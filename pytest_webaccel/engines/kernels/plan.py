@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.engines.kernels.program import Constant, Output, Program, Tensor
-from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Plan"]
-
-_LEAST_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -38,13 +36,15 @@ class Plan:
 
     @classmethod
     def of(cls, outputs: Mapping[str, Tensor]) -> Plan:
-        """Return the plan of ``outputs``, tensors by name."""
+        """Return the plan of ``outputs``, tensors by name; raises FeedError for what is none."""
+        if not outputs:
+            raise FeedError("nothing is to be computed: name at least one tensor")
+        for name, tensor in outputs.items():
+            _require_tensor(name, tensor)
         order = _ordered(outputs)
         written = {(id(program), name): f"t{at}-{name}" for at, program in enumerate(order) for name in program.outputs}
         temporaries = {
-            written[id(program), name]: max(_LEAST_BYTES, output.nbytes)
-            for program in order
-            for name, output in program.outputs.items()
+            written[id(program), name]: output.nbytes for program in order for name, output in program.outputs.items()
         }
         inputs: dict[str, NDArray[Any]] = {}
         constants: dict[str, NDArray[Any]] = {}
@@ -165,3 +165,10 @@ def _ordered(outputs: Mapping[str, Tensor]) -> list[Program]:
         sources = [one.program for one in program.inputs.values() if isinstance(one, Tensor)]
         waiting += [(source, False) for source in reversed(sources)]
     return order
+
+
+def _require_tensor(name: str, given: object) -> None:
+    if isinstance(given, Program):
+        raise FeedError(f"{name} is a program: take one of its outputs, as in program[{next(iter(given.outputs))!r}]")
+    if not isinstance(given, Tensor):
+        raise FeedError(f"{name} is a tensor of a program, not of type {type(given).__name__}")

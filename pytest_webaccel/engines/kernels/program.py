@@ -93,8 +93,8 @@ class Program:
     """A kernel with its constants, inputs and outputs; ``bindings`` names them in the shader's order.
 
     ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``. ``chosen`` are the tunable constants,
-    ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``needs`` are the features that the
-    device must have.
+    ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``source`` tells versions of the kernel
+    apart, and ``needs`` are the features that the device must have.
     """
 
     kernel: str
@@ -108,20 +108,27 @@ class Program:
     workgroups: tuple[int, int, int]
     chosen: Mapping[str, int] = dataclasses.field(default_factory=dict)
     form: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: str = ""
     needs: Sequence[str] = ()
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return an output, to go into another program or to be fetched."""
+        """Return an output, to go into another program or to be fetched; raises FeedError for one that it has not."""
+        if name not in self.outputs:
+            raise FeedError(f"kernel {self.kernel} has no output {name!r} (it has {', '.join(self.outputs)})")
         return Tensor(self, name, self.outputs[name].shape)
+
+    def all_outputs(self) -> dict[str, Tensor]:
+        """Return every output by its name."""
+        return {name: self[name] for name in self.outputs}
 
     @property
     def signature(self) -> dict[str, Any]:
-        """What a tuned choice of constants is for: the shapes of the inputs, by name, and ``form``."""
+        """What a tuned choice of constants is for: the shapes of the inputs, by name, ``form``, and the source."""
         shapes = {
             name: list(given.data.shape if isinstance(given, Constant) else given.shape)
             for name, given in self.inputs.items()
         }
-        return {**shapes, **self.form}
+        return {**shapes, **self.form, "source": self.source}
 
 
 def require(kind: type | tuple[type, ...], **given: object) -> None:
@@ -129,7 +136,8 @@ def require(kind: type | tuple[type, ...], **given: object) -> None:
     kinds = kind if isinstance(kind, tuple) else (kind,)
     for name, one in given.items():
         if not isinstance(one, kinds):
-            raise FeedError(f"{name} is of type {kinds[0].__name__}, not {type(one).__name__}")
+            known = " or ".join(kind.__name__ for kind in kinds)
+            raise FeedError(f"{name} is of type {known}, not {type(one).__name__}")
 
 
 def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:

@@ -223,6 +223,7 @@ def _program(
     chosen = made.constants(constants)
     return Program(
         kernel=made.name,
+        source=made.digest,
         code=made.code,
         entry=made.entry,
         constants={**(fixed or {}), **chosen},

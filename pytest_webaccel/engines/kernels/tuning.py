@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import statistics
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-__all__ = ["FAILED", "TIMED", "WRONG", "Constants", "Timing", "Tuning", "descend", "every", "key"]
+__all__ = ["BETTER", "Constants", "State", "Timing", "Tuning", "descend", "every", "key"]
 
 Constants: TypeAlias = "Mapping[str, int]"
 
-#: States of a candidate.
-TIMED, WRONG, FAILED = "timed", "wrong", "failed"
 #: A candidate is better where it takes at most this part of the time of the best so far: less is noise.
-_BETTER = 0.97
+BETTER = 0.97
 #: Passes over all constants.
 _PASSES = 3
+
+
+class State(enum.StrEnum):
+    """What came of a candidate."""
+
+    TIMED = "timed"
+    WRONG = "wrong"
+    FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,7 +33,7 @@ class Timing:
     """A candidate and what came of it: the milliseconds of runs, and ``first_ms`` of the one that compiles."""
 
     constants: Constants
-    state: str
+    state: State
     times: Sequence[float] = ()
     first_ms: float = 0.0
     nmse: float = 0.0
@@ -35,7 +42,7 @@ class Timing:
     @property
     def median_ms(self) -> float:
         """The median time; infinite where none was timed."""
-        return statistics.median(self.times) if self.state == TIMED and self.times else float("inf")
+        return statistics.median(self.times) if self.state is State.TIMED and self.times else float("inf")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +67,7 @@ class Tuning:
         for timing in ordered:
             marks = [word for word, one in (("chosen", self.best), ("untuned", self.untuned)) if one is timing]
             values = [str(timing.constants[name]) for name in names]
-            if timing.state == TIMED:
+            if timing.state is State.TIMED:
                 figures = [f"{timing.median_ms:.3f}", str(len(timing.times)), f"{timing.first_ms:.1f}"]
                 values += [*figures, f"{timing.nmse:.1e}", ", ".join(marks)]
             else:
@@ -91,15 +98,23 @@ def descend(
         before = best
         for name, values in choices.items():
             for value in values:
-                candidate = {**best, name: value}
-                if key(candidate) in tried or not fits(candidate):
+                candidate = _beside({**best, name: value}, name, choices, fits)
+                if candidate is None or key(candidate) in tried:
                     continue
                 tried.add(key(candidate))
                 took = yield candidate
-                if took < best_ms * _BETTER:
-                    best, best_ms = candidate, took
+                if took < best_ms * BETTER:
+                    best, best_ms = dict(candidate), took
         if best is before:
             return
+
+
+def _beside(
+    candidate: Constants, changed: str, choices: Mapping[str, Sequence[int]], fits: Callable[[Constants], bool]
+) -> Constants | None:
+    """Return ``candidate`` where it fits, else with one other constant at its default; None where none of them fits."""
+    others = [{**candidate, other: values[0]} for other, values in choices.items() if other != changed]
+    return next((one for one in (candidate, *others) if fits(one)), None)
 
 
 def every(

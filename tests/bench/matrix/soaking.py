@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import gc
+import hashlib
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
+import pytest_webaccel
 from pytest_webaccel.errors import FaultError, LaneUnavailableError, WebAccelError
 from pytest_webaccel.rows import RecoveryRow, TransactionRow
 from pytest_webaccel.terms import FaultPlan, FaultPoint, TransactionState
@@ -19,8 +23,6 @@ from tests.bench.matrix.state import FAILED, RECOVERED, VOID
 from tests.bench.matrix.work import Work, model, wrong
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
     from pytest_webaccel.rows import Row
@@ -126,7 +128,8 @@ def look(process: str, faults: int, *, live: bool, spares: int) -> dict[str, Any
     """Return what this process holds after ``faults`` of its own; ``live``: with its browsers up, and ``spares``.
 
     ``rss`` and ``pss`` are taken as they are, ``held`` is ``rss`` once the C library has given back what nobody uses:
-    several threads leave gaps in its heaps, which come and go by themselves.
+    several threads leave gaps in its heaps, which come and go by themselves. ``code`` tells versions of the package
+    apart: what one of them leaks says nothing of the next.
     """
     gc.collect()
     me = psutil.Process()
@@ -142,7 +145,17 @@ def look(process: str, faults: int, *, live: bool, spares: int) -> dict[str, Any
         "held": me.memory_info().rss,
         "fds": me.num_fds(),
         "children": len(me.children(recursive=True)),
+        "code": _code(),
     }
+
+
+@functools.cache
+def _code() -> str:
+    root = Path(pytest_webaccel.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _give_back() -> None:
