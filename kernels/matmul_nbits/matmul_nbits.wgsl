@@ -7,11 +7,11 @@
 // first adds up what they have: for few rows on an adapter with more lanes than there are columns. With QUADS an element
 // of x is read by one of four invocations and told to the others. STAGE elements of a row are read before any is used.
 //
-// Lines that begin with //% and what stands in braces after a dollar are Jinja's: loops are unrolled and constants filled in before the
-// page compiles it, since no compiler here unrolls a loop over an array.
+// Lines that begin with //% and what stands in braces after a dollar are Jinja's: loops are unrolled and constants filled
+// in before the page compiles it, since no compiler here unrolls a loop over an array.
 //
 // Bindings, all of group 0:
-//   0  x       f32, (rows, k); of vec4 where k is a multiple of 4
+//   0  x       f32, (rows, k); of vec4 where VECTORS
 //   1  packed  u32: the codes, (groups * GROUP / 32 * BITS, columns), then the scales, (groups, columns), two float16 a
 //              word or one float32, then the zeros, (groups, columns), four uint8 a word (by_columns of
 //              pytest_webaccel/engines/kernels/weights.py); of 32 bits the weights alone
@@ -20,8 +20,8 @@
 //
 // Dispatch: (ceil(columns / (WORKGROUP / SPLIT * TILE_COLUMNS)), ceil(rows / TILE_ROWS), 1).
 //
-// Tunable: WORKGROUP, TILE_ROWS, TILE_COLUMNS, SPLIT, QUADS, STAGE. Given: BITS, GROUP, SCALE_BITS, HAS_ZEROS; WHOLE, whether k
-// is a multiple of GROUP; VECTORS, whether x is of vec4.
+// Tunable: WORKGROUP, TILE_ROWS, TILE_COLUMNS, SPLIT, QUADS, STAGE. Given: BITS, GROUP, SCALE_BITS, HAS_ZEROS; WHOLE,
+// whether k is a multiple of GROUP; VECTORS, whether x is of vec4.
 
 //% set across = WORKGROUP // SPLIT
 //% set blocks = GROUP // 32

@@ -123,12 +123,12 @@ class WebAccel:
         """Return the outputs of one of this project's own kernels, arrays by name; WebGPU lanes have them.
 
         ``matmul_nbits`` takes ``x``, float32 of shape (rows, k), and ``weights``, a
-        :class:`~pytest_webaccel.engines.packing.Packed` of n rows and k columns, and gives ``y`` of shape (rows, n);
-        for the others see what makes their programs in :mod:`pytest_webaccel.engines.kernels`. ``constants`` are those
-        that a manifest calls tunable, by default what :meth:`tune` chose for this adapter. ``timeout`` is in seconds.
-        Faults that were planned strike models, not kernels; a lane that breaks all the same is mended. Raises
-        ConfigurationError for what is not known or what the adapter cannot hold, FeedError for inputs that do not fit,
-        ModelError when it fails.
+        :class:`~pytest_webaccel.engines.packing.Packed` or float32 of n rows and k columns, and gives ``y`` of shape
+        (rows, n); for the others see what makes their programs in :mod:`pytest_webaccel.engines.kernels`.
+        ``constants`` are those that a manifest calls tunable, by default what :meth:`tune` chose for this adapter.
+        ``timeout`` is in seconds. Faults that were planned strike models, not kernels; a lane that breaks all the same
+        is mended. Raises ConfigurationError for what is not known or what the adapter cannot hold, FeedError for inputs
+        that do not fit, ModelError when it fails.
         """
         from pytest_webaccel.engines.kernels import program
 

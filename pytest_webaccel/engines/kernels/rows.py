@@ -1,4 +1,4 @@
-"""Kernels that work row by row or element by element: ``layer_norm``, ``softmax``, ``gelu``, ``silu``, ``rope``."""
+"""Kernels of sequences: element by element, row by row, and every row over all (``self_attention``)."""
 
 from __future__ import annotations
 
