@@ -117,15 +117,14 @@ class Tuner:
         default = tried[key(untuned.chosen)]
         ordered = sorted(tried.values(), key=lambda timing: timing.median_ms)
         best = [one for one in ordered[:_FINALISTS] if one is not default and one.state is State.TIMED]
-        rounds: list[list[Timing]] = [[] for _ in (default, *best)]
+        rounds: list[list[Timing]] = [[one] if one.state is not State.TIMED else [] for one in (default, *best)]
         for _ in range(repeats):
             for one, found in zip((default, *best), rounds, strict=True):
                 found.append(trial.timed(one.constants, 1))
         finalists = []
         for one, found in zip((default, *best), rounds, strict=True):
             bad = next((each for each in found if each.state is not State.TIMED), None)
-            times = [each.times[0] for each in found if each.times]
-            after = bad or dataclasses.replace(one, state=State.TIMED, times=times, detail="")
+            after = bad or dataclasses.replace(one, times=[each.times[0] for each in found])
             tried[key(one.constants)] = after
             if bad is None:
                 finalists.append(after)

@@ -28,7 +28,8 @@ _MOST = 2**53
 class Timings:
     """What the page tells of a run: milliseconds, and bytes of buffers that its device keeps and those of the run.
 
-    ``first_ms`` is the first run with what compiling took, ``times_ms`` are the repeats.
+    ``first_ms`` is the whole first run, with what compiling and making buffers took; ``times_ms`` are the repeats, from
+    the upload of the inputs to the outputs.
     """
 
     first_ms: float
@@ -61,13 +62,13 @@ async def run_kernels(
 def timings(reply: Reply, repeats: int) -> Timings:
     """Return what the page told of a run with so many repeats; raises ModelError where it told something else."""
     told = reply.value if isinstance(reply.value, dict) else {}
-    names = ("compile_ms", "first_ms", "kept_bytes", "passing_bytes")
+    names = ("first_ms", "kept_bytes", "passing_bytes")
     times: Any = told.get("times_ms")
     listed: list[Any] = times if isinstance(times, list) else [None]
     if len(listed) != repeats or not all(map(_is_amount, [*listed, *map(told.get, names)])):
         raise ModelError(f"the page told no times of {repeats} runs: {str(reply.value)[:200]}")
-    compiling, first, kept, passing = (told[name] for name in names)
-    return Timings(float(compiling + first), [float(one) for one in listed], int(kept), int(passing))
+    first, kept, passing = (told[name] for name in names)
+    return Timings(float(first), [float(one) for one in listed], int(kept), int(passing))
 
 
 def _is_amount(value: Any) -> bool:
