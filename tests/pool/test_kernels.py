@@ -1,12 +1,21 @@
-"""What a page tells of a run of kernels, which may be anything."""
+"""What is sent of a run of kernels to which browser, and what a page tells of it, which may be anything."""
 
 from __future__ import annotations
 
+import asyncio
+import types
+from typing import Any
+
+import numpy as np
 import pytest
 
 from pytest_webaccel.bridge.messages import Reply
-from pytest_webaccel.errors import ModelError
+from pytest_webaccel.engines.kernels import Plan, program
+from pytest_webaccel.engines.packing import quantise
+from pytest_webaccel.errors import DamagedLaneError, LaneUnavailableError, ModelError, RemoteError
 from pytest_webaccel.pool.kernels import timings
+from pytest_webaccel.pool.request import KernelRun
+from pytest_webaccel.terms import Evidence, Lane, ProbeResult, Symptom
 
 TOLD = {"first_ms": 2.5, "times_ms": [3.0, 4], "kept_bytes": 8, "passing_bytes": 16}
 
@@ -36,3 +45,75 @@ def test_times_are_taken_as_they_are_told():
 def test_anything_else_is_refused(value):
     with pytest.raises(ModelError, match="the page told no times of 2 runs"):
         timings(reply(value), 2)
+
+
+INPUTS = {"x": np.ones((2, 64), np.float32), "weights": quantise(np.ones((6, 64), np.float32), 4)}
+QUICK = Plan.of(program("matmul_nbits", INPUTS, features=["subgroups"]).all_outputs())
+PORTABLE = Plan.of(program("matmul_nbits", INPUTS).all_outputs())
+
+
+class Page:
+    """A station that takes down what is sent to it, and answers as it is told."""
+
+    def __init__(self, features: tuple[str, ...] = (), limits: dict[str, int] | None = None) -> None:
+        self.lane = Lane.parse("firefox:webgpu")
+        self.probe = ProbeResult(
+            self.lane, works=True, evidence=Evidence.SOFTWARE, features=features, limits=limits or {}
+        )
+        self.constants: set[str] = set()
+        self.ran_kernels = False
+        self.sent: list[dict[str, Any]] = []
+        self.answer: Reply | Exception = Reply({}, {"y": np.zeros((2, 6), np.float32)}, 1.0, 1)
+        self.channel = types.SimpleNamespace(send=self._send, answer=self._answered)
+
+    def _send(self, op: str, args: dict[str, Any], **_: Any) -> int:
+        assert op == "kernel"
+        self.sent.append(args)
+        return len(self.sent)
+
+    async def _answered(self, request_id: int) -> Reply:
+        del request_id
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def unless_fatal(self, work: Any) -> Any:
+        return await work
+
+
+def sent(page: Page, portable: Plan | None = PORTABLE) -> str:
+    lane: Any = types.SimpleNamespace(here=page, probe=page.probe)
+    KernelRun(lane, QUICK, 1.0, portable=portable).send()
+    code: str = page.sent[0]["codes"][0]
+    return code
+
+
+def test_a_browser_with_the_feature_is_sent_what_needs_it_and_another_what_needs_nothing():
+    assert "enable subgroups;" in sent(Page(("subgroups",)))
+    assert "enable subgroups;" not in sent(Page())
+
+
+def test_a_browser_that_can_run_neither_cannot_stand_in():
+    with pytest.raises(LaneUnavailableError, match=r"needs subgroups, which firefox:webgpu has not"):
+        sent(Page(), portable=None)
+    with pytest.raises(LaneUnavailableError, match=r"cannot stand in: kernel matmul_nbits: .* binds at most 8"):
+        sent(Page(limits={"maxStorageBufferBindingSize": 8}))
+
+
+def test_a_page_that_lost_what_it_kept_is_damaged_and_a_kernel_that_fails_is_not():
+    page = Page(("subgroups",))
+    lane: Any = types.SimpleNamespace(here=page, probe=page.probe)
+    run = KernelRun(lane, QUICK, 1.0)
+    run.send()
+    page.answer = RemoteError("not_held", "nothing is kept as a-b")
+    with pytest.raises(DamagedLaneError) as damaged:
+        asyncio.run(run.answer())
+    assert damaged.value.damage.symptom is Symptom.PAGE_REPLACED
+    page.answer = RemoteError("kernel", "it does not compile")
+    with pytest.raises(ModelError, match="kernel matmul_nbits failed on firefox:webgpu"):
+        asyncio.run(run.answer())
+    page.answer = Reply({}, {"y": np.zeros((2, 7), np.float32)}, 1.0, 1)
+    with pytest.raises(ModelError, match="the page sent no y of its form"):
+        asyncio.run(run.answer())
+    page.answer = Reply({}, {"y": np.zeros((2, 6), np.float32)}, 1.0, 1)
+    assert asyncio.run(run.answer()).tensors["y"].shape == (2, 6)
