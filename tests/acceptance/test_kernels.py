@@ -235,7 +235,7 @@ SUITE = """
             webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"WORKGROUP": 7})
         with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits: .*unexpected keyword argument 'y'"):
             webaccel.kernel("matmul_nbits", x=x, weights=weights, y=x)
-        with pytest.raises(FeedError, match=r"weights is of type Packed, not int"):
+        with pytest.raises(FeedError, match=r"weights is of type Packed or ndarray, not int"):
             webaccel.kernel("matmul_nbits", x=x, weights=3)
 
 
