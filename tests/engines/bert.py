@@ -43,8 +43,18 @@ def drawn(layers: int = 2) -> dict[str, NDArray[np.float32]]:
     return made
 
 
-def embedded(weight: Callable[[str], NDArray[Any]], ids: Sequence[int], *, layers: int, heads: int) -> NDArray[Any]:
-    """Return the embedding of ``ids`` in float64; ``weight`` gives weights by name, positions with their type."""
+def embedded(
+    weight: Callable[[str], NDArray[Any]],
+    ids: Sequence[int],
+    *,
+    layers: int,
+    heads: int,
+    tap: Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], None] = lambda q, k, v: None,
+) -> NDArray[Any]:
+    """Return the embedding of ``ids`` in float64; ``weight`` gives weights by name, positions with their type.
+
+    ``tap`` is shown the queries, keys and values of each layer, of shape (heads, rows, dim).
+    """
 
     def linear(x: NDArray[Any], name: str) -> NDArray[Any]:
         product: NDArray[Any] = x @ weight(f"{name}.weight").astype(np.float64).T + weight(f"{name}.bias")
@@ -65,6 +75,7 @@ def embedded(weight: Callable[[str], NDArray[Any]], ids: Sequence[int], *, layer
             linear(hidden, f"{at}attention.self.{part}").reshape(rows, heads, -1).swapaxes(0, 1)
             for part in ("query", "key", "value")
         )
+        tap(q, k, v)
         powers = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]))
         mixed = (powers / powers.sum(-1, keepdims=True) @ v).swapaxes(0, 1).reshape(rows, -1)
         middle = normal(linear(mixed, f"{at}attention.output.dense") + hidden, f"{at}attention.output.LayerNorm")
