@@ -1,10 +1,10 @@
 """What attention loses by a low-bit cache of keys and values, and how much longer a context the same bytes hold.
 
 Queries, keys and values are those of the six layers of all-MiniLM-L6-v2 over a text of 480 tokens. The cache is
-quantised in NumPy; attention over it is computed by the project's kernel on a lane, and held against float64 over what
-was not quantised. ``scheme`` says what a key's scale belongs to (values have theirs by token), how many codes
-share one, and how many recent tokens are kept whole, in float16. ``tokens`` is the longest context of one layer in 64 MiB, and
-``effective_bits`` what each number takes then, with scales, zeros and recent tokens counted.
+quantised in NumPy; attention over it is computed by the project's kernel on a lane, and held against float64 over
+what was not quantised. ``scheme`` says what a key's scale belongs to (values have theirs by token), how many codes
+share one, and how many recent tokens are kept whole, in float16. ``tokens`` is the longest context of one layer in 64
+MiB, and ``effective_bits`` what each number takes then, with scales, zeros and recent tokens counted.
 """
 
 from __future__ import annotations
