@@ -41,7 +41,7 @@ STATE = ROOT / "build" / "bench" / "soak.jsonl"
 _GUESS_S = 1.8
 _LOOK_EVERY = 25
 #: Growth for each 1000 faults up to which memory counts as flat: MiB, and file descriptors.
-FLAT: Mapping[str, float] = {"held_mib": 1.0, "fds": 0.5}
+FLAT: Mapping[str, float] = {"in_use_mib": 1.0, "fds": 0.5}
 #: Faults of one process under which nothing can be said of memory.
 LEAST_FOR_MEMORY = 1000
 _MIB = 1 << 20
@@ -157,11 +157,12 @@ def slopes(entries: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Slope 
         return [
             Point(f"{entry['look']} {entry['spares'] if live else ''}", entry["faults"], entry[name] / unit)
             for entry in looks
-            if entry["live"] is live and name in entry
+            if entry["live"] is live and entry.get(name) is not None
         ]
 
     warm_up = min(batch, 100)
     return {
+        "in_use_mib": slope(points("in_use", _MIB, live=True), warm_up=warm_up),
         "held_mib": slope(points("held", _MIB, live=True), warm_up=warm_up),
         "rss_mib": slope(points("rss", _MIB, live=True), warm_up=warm_up),
         "pss_mib": slope(points("pss", _MIB, live=True), warm_up=warm_up),

@@ -80,7 +80,7 @@ def entries(growth: float) -> list[dict[str, object]]:
             "spares": (n // 250) % 2,
             "rss": (100 + 30 * ((n // 250) % 2) + growth * n / 1000) * 2**20,
             "pss": 90 * 2**20,
-            "held": (90 + 30 * ((n // 250) % 2) + growth * n / 1000) * 2**20,
+            "in_use": (90 + 30 * ((n // 250) % 2) + growth * n / 1000) * 2**20,
             "fds": 30 + n % 17 if n % 250 else 8,
             "code": "now",
         }
@@ -106,21 +106,21 @@ def test_orphans_and_growth_fail_a_soak():
     told = soak.verdicts(soak.row_of(found, batch=250), 2000)
     assert [what for what, well in told.items() if not well] == [
         "orphans is 0",
-        "held_mib grows by less than 1 for each 1000 faults",
+        "in_use_mib grows by less than 1 for each 1000 faults",
     ]
 
 
 def test_what_an_older_version_leaked_says_nothing_of_this_one():
     older = [{**entry, "look": "before", "code": "older"} for entry in entries(5.0) if "look" in entry]
     row = soak.row_of([*older, *entries(0.2)], batch=250)
-    assert row["held_mib_per_1000"] == pytest.approx(0.2, abs=0.01)
+    assert row["in_use_mib_per_1000"] == pytest.approx(0.2, abs=0.01)
     assert row["memory_n"] == 1975
 
 
 def test_memory_is_not_shown_to_be_flat_by_too_short_a_run():
     short = [entry for entry in entries(0.0) if entry.get("faults", 0) < 900]  # type: ignore[operator]
     told = soak.verdicts(soak.row_of(short, batch=250), 2000)
-    assert not told["held_mib grows by less than 1 for each 1000 faults"]
+    assert not told["in_use_mib grows by less than 1 for each 1000 faults"]
 
 
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -127,13 +127,15 @@ def _requests(worker: Worker, lease: Lease, struck: Struck) -> None:
 def look(process: str, faults: int, *, live: bool, spares: int) -> dict[str, Any]:
     """Return what this process holds after ``faults`` of its own; ``live``: with its browsers up, and ``spares``.
 
-    ``rss`` and ``pss`` are taken as they are, ``held`` is ``rss`` once the C library has given back what nobody uses:
-    several threads leave gaps in its heaps, which come and go by themselves. ``code`` tells versions of the package
+    ``in_use`` is what the C library has given out and not got back: a leak shows there, whatever gaps several threads
+    leave in its heaps. ``rss`` and ``pss`` are taken as they are, ``held`` is ``rss`` once it has given back what
+    nobody uses; None is what cannot be had. ``code`` tells versions of the package
     apart: what one of them leaks says nothing of the next.
     """
     gc.collect()
     me = psutil.Process()
     memory = me.memory_full_info()
+    in_use = _in_use()
     _give_back()
     return {
         "look": process,
@@ -143,6 +145,7 @@ def look(process: str, faults: int, *, live: bool, spares: int) -> dict[str, Any
         "rss": memory.rss,
         "pss": memory.pss,
         "held": me.memory_info().rss,
+        "in_use": in_use,
         "fds": me.num_fds(),
         "children": len(me.children(recursive=True)),
         "code": _code(),
@@ -162,6 +165,23 @@ def _give_back() -> None:
     """Have the C library return the free ends and gaps of its heaps; nothing where it is not glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class _Heaps(ctypes.Structure):
+    """``struct mallinfo2`` of glibc 2.33 and later."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _names)
+
+
+def _in_use() -> int | None:
+    """Return the bytes that the C library has given out; None where it does not tell."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        library.mallinfo2.restype = _Heaps
+        heaps = library.mallinfo2()
+        return int(heaps.uordblks + heaps.hblkhd)
+    return None
 
 
 def leftovers(scratch: Path) -> list[str]:
