@@ -27,8 +27,8 @@ def interrupted(pytester: pytest.Pytester, seen: str, arguments: Sequence[str]) 
     """
     said = pytester.path / "said.txt"
     plugins = [word for plugin in pytester.plugins for word in ("-p", str(plugin))]
-    # Hypothesis is first imported when the session ends: CPython 3.11 may fail to parse it after an interrupt in a greenlet
-    # of Playwright's ("AST constructor recursion depth mismatch"), and that is neither's concern here.
+    # Hypothesis is first imported when the session ends, which CPython 3.11 may fail to do after an interrupt in one of
+    # Playwright's greenlets ("AST constructor recursion depth mismatch"); that is neither's concern here.
     without = ["-p", "no:hypothesispytest", "-p", "no:cacheprovider"]
     command = [*pytester._getpytestargs(), *plugins, *without, *arguments]
     with said.open("w") as out:
