@@ -44,8 +44,8 @@ async def run_kernels(
     """Return the answer of a plan, run once and ``repeats`` times more with the clock beside it.
 
     A lane that breaks under it is mended by the strategy, and it is asked again; ``portable`` is what is asked of a
-    browser that stands in and lacks a feature. Raises ConfigurationError for what the
-    lane cannot run, before anything is sent, ModelError where a kernel fails.
+    browser that stands in and lacks a feature. Raises ConfigurationError for what the lane cannot run, before anything
+    is sent, ModelError where a kernel fails.
     """
     lane = lease.lane
     if lane.name.backend is not Backend.WEBGPU:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel import browsers
-from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.terms import Browser
-
-CACHE = cache_root()  # before pytester moves HOME
+from tests.acceptance.lanes import run_on_webgpu
 
 SUITE = """
     import math
@@ -258,10 +255,5 @@ SUITE = """
 
 @pytest.mark.parametrize("name", [Browser.CHROMIUM, Browser.FIREFOX], ids=str)
 def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytester, monkeypatch, name):
-    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
-    if browsers.find(name) is None:
-        pytest.skip(f"no {name} is here: python -m pytest_webaccel install")
-    pytester.makepyfile(test_it=SUITE)
-    lanes = f"--webaccel-lanes={name}:webgpu"
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", lanes, "--webaccel-db=runs.duckdb", timeout=240)
+    result = run_on_webgpu(pytester, monkeypatch, name, SUITE)
     result.assert_outcomes(passed=16 + 8 + 4 + 4 + 2 + 6)

@@ -30,7 +30,6 @@ __all__ = [
     "Resident",
     "Tensor",
     "manifest",
-    "matmul_nbits",
     "program",
 ]
 

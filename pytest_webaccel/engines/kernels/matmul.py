@@ -37,9 +37,9 @@ _QUAD = 4
 def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | None = None) -> Program:
     """Return the program of ``x @ weights.dequantised().T``: float32 of shape (rows of x, rows of weights), as ``y``.
 
-    ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32 (then the product is ``x @
-    weights.T``); ``constants`` are tunable ones, by name. Raises FeedError for an
-    ``x`` that does not fit, ConfigurationError for constants that do not fit together.
+    ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32;
+    ``constants`` are tunable ones, by name. Raises FeedError for an ``x`` that does not fit, ConfigurationError for
+    constants that do not fit together.
     """
     require((np.ndarray, Tensor), x=x)
     form, operand, words = matrix_operand("weights", weights, by_columns)
