@@ -52,15 +52,39 @@ SUITE = """
             assert nmse(y, x, weights) < 1e-6, tile
 
 
-    @pytest.mark.parametrize("k", [33, 64])
-    def test_quads(webaccel, k):
-        x, weights = drawn(5, 70, k, bits=4)
-        ask = lambda: webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"QUADS": 1})["y"]
+    @pytest.mark.parametrize("bits", [2, 3, 4, 8])
+    @pytest.mark.parametrize(
+        ("rows", "columns", "k", "form"),
+        [
+            (1, 3, 64, {}),
+            (5, 70, 33, {"zero_points": True}),
+            (9, 133, 200, {"group": 128, "scales": "f4"}),
+            (2, 6, 300, {"zero_points": True, "scales": "f4"}),
+        ],
+    )
+    def test_quads(webaccel, rows, columns, k, form, bits):
+        x, weights = drawn(rows, columns, k, bits=bits, **form)
+        constants = {"QUADS": 1, "WORKGROUP": 32, "TILE_ROWS": min(rows, 2), "TILE_COLUMNS": 2}
+        ask = lambda: webaccel.kernel("matmul_nbits", x=x, weights=weights, constants=constants)["y"]
         if "subgroups" in webaccel.probe.features:
             assert nmse(ask(), x, weights) < 1e-6
         else:
             with pytest.raises(ConfigurationError, match="needs subgroups, which .* has not"):
                 ask()
+
+
+    @pytest.mark.parametrize("spread", [1e-30, 1e28])
+    @pytest.mark.parametrize("bits", [2, 3, 4, 8])
+    def test_small_and_large_numbers(webaccel, bits, spread):
+        x, weights = drawn(2, 9, 64, bits=bits)
+        x *= numpy.float32(spread)
+        assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"].astype(float), x, weights) < 1e-6
+
+
+    @pytest.mark.parametrize("rows", [9, 70])
+    def test_the_untuned_tiles_of_many_rows(webaccel, rows):
+        x, weights = drawn(rows, 133, 96, bits=3)
+        assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], x, weights) < 1e-6
 
 
     def test_programs_that_feed_one_another(webaccel, webaccel_faults):
@@ -256,4 +280,4 @@ SUITE = """
 @pytest.mark.parametrize("name", [Browser.CHROMIUM, Browser.FIREFOX], ids=str)
 def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytester, monkeypatch, name):
     result = run_on_webgpu(pytester, monkeypatch, name, SUITE)
-    result.assert_outcomes(passed=16 + 8 + 4 + 4 + 2 + 6)
+    result.assert_outcomes(passed=16 + 8 + 16 + 8 + 2 + 14)
