@@ -5,7 +5,7 @@
 // An invocation computes a tile of TILE_ROWS rows and TILE_COLUMNS columns, which lie a workgroup's width apart, so that
 // neighbours always read neighbouring words. SPLIT invocations share a tile, each with every SPLIT-th pair of groups, and
 // the first adds up what they have: for few rows on an adapter with more lanes than there are columns. STAGE elements of
-// a row are read before any is used.
+// a row are read before words are, and any is used.
 //
 // A code is never shifted, as a vector shift is slow on software adapters. It stays behind a mask where it is in its word,
 // so that it and its zero are 2^shift times as large, and x is made as much smaller, once for all columns. All are exact:
@@ -38,6 +38,7 @@
 //% set reach = 16 if QUADS else 4
 //% set swaps = ["", "quadSwapX", "quadSwapY", "quadSwapDiagonal"]
 //% set middle = 0 if BITS == 32 else 2 ** (BITS - 1)
+//% set step = [STAGE, 8] | min
 //% set lift = 0 if BITS == 32 else 15
 //% if QUADS
 enable subgroups;
@@ -120,13 +121,6 @@ fn main(
       for (var block = g * ${ blocks }u; block < (g + 1u) * ${ blocks }u; block++) {
 //% endif
 //% for stage in range(0, 32, STAGE)
-//% for code in CODES[stage:stage + STAGE]
-//% for word in code.reads
-//% for c in range(TILE_COLUMNS)
-        let word${ c }_${ word } = codes[(block * ${ WORDS // WIDTH }u + ${ word }u) * columns + n${ c }];
-//% endfor
-//% endfor
-//% endfor
 //% for first in range(stage, stage + STAGE) if first % reach == 0
 //% for r in range(TILE_ROWS)
 //% if VECTORS
@@ -151,8 +145,23 @@ fn main(
 //% endif
 //% endfor
 //% endfor
-//% for c in range(TILE_COLUMNS)
+//% for r in range(TILE_ROWS)
 //% for code in CODES[stage:stage + STAGE]
+//% set turn = code.code // 4 % 4 if QUADS else 0
+//% set read = "v%d_%d.%s * %r" % (r, code.code // reach * reach, "xyzw"[code.code % 4], 2.0 ** (lift - code.shift))
+        let x${ r }_${ code.code } = ${ swaps[turn] }(${ read });
+//% endfor
+//% endfor
+//% for code in CODES[stage:stage + STAGE]
+//% for word in code.reads
+//% for c in range(TILE_COLUMNS)
+        let word${ c }_${ word } = codes[(block * ${ WORDS // WIDTH }u + ${ word }u) * columns + n${ c }];
+//% endfor
+//% endfor
+//% endfor
+//% for first in range(stage, stage + STAGE, step)
+//% for c in range(TILE_COLUMNS)
+//% for code in CODES[first:first + step]
 //% set piece = code.pieces[0]
 //% if BITS == 32
         let w${ c }_${ code.code } = bitcast<f32>(word${ c }_${ piece.word }${ piece.part });
@@ -171,17 +180,13 @@ fn main(
 //% endfor
 //% endfor
 //% for r in range(TILE_ROWS)
-//% for code in CODES[stage:stage + STAGE]
-//% set turn = code.code // 4 % 4 if QUADS else 0
-//% set read = "v%d_%d.%s * %r" % (r, code.code // reach * reach, "xyzw"[code.code % 4], 2.0 ** (lift - code.shift))
-        let x${ r }_${ code.code } = ${ swaps[turn] }(${ read });
-//% endfor
 //% for c in range(TILE_COLUMNS)
         part${ r }_${ c } +=
-//% for code in CODES[stage:stage + STAGE]
+//% for code in CODES[first:first + step]
           ${ "+ " if not loop.first else "" }x${ r }_${ code.code } * w${ c }_${ code.code }
 //% endfor
         ;
+//% endfor
 //% endfor
 //% endfor
 //% endfor

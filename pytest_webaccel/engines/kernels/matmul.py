@@ -100,7 +100,7 @@ def _tile(rows: int, *, quads: bool) -> dict[str, int]:
     if rows < _MANY_ROWS:
         return {}
     if quads:
-        return {"TILE_ROWS": 8, "TILE_COLUMNS": 8}
+        return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32}
     return {"TILE_ROWS": 4, "TILE_COLUMNS": 8 if rows < _VERY_MANY_ROWS else 16}
 
 
