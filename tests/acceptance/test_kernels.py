@@ -81,10 +81,11 @@ SUITE = """
         assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"].astype(float), x, weights) < 1e-6
 
 
-    @pytest.mark.parametrize("rows", [9, 70])
-    def test_the_untuned_tiles_of_many_rows(webaccel, rows):
-        x, weights = drawn(rows, 133, 96, bits=3)
-        assert nmse(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], x, weights) < 1e-6
+    @pytest.mark.parametrize("constants", [{}, {"TILE_ROWS": 8, "TILE_COLUMNS": 2, "STAGE": 32}])
+    def test_tiles_of_many_rows(webaccel, constants):
+        x, weights = drawn(9, 133, 96, bits=3)
+        y = webaccel.kernel("matmul_nbits", x=x, weights=weights, constants=constants)["y"]
+        assert nmse(y, x, weights) < 1e-6
 
 
     def test_programs_that_feed_one_another(webaccel, webaccel_faults):
