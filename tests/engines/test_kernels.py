@@ -103,9 +103,20 @@ def test_an_output_that_a_program_has_not_is_refused():
         softmax(ONES)["z"]
 
 
-@pytest.mark.parametrize(("rows", "tile"), [(1, (1, 4)), (7, (4, 4)), (8, (4, 8))])
-def test_the_tile_follows_from_the_rows(rows, tile):
-    chosen = lowered(matmul_nbits(np.ones((rows, 200), np.float32), WEIGHTS)).chosen
+@pytest.mark.parametrize(
+    ("rows", "features", "tile"),
+    [
+        (1, (), (1, 4)),
+        (7, (), (4, 4)),
+        (8, (), (4, 8)),
+        (64, (), (4, 8)),
+        (63, ("subgroups",), (4, 8)),
+        (64, ("subgroups",), (8, 8)),
+    ],
+)
+def test_the_tile_follows_from_rows_and_quads(rows, features, tile):
+    target = Target(Backend.WEBGPU, frozenset(features))
+    chosen = matmul_nbits(np.ones((rows, 200), np.float32), WEIGHTS).lowered(target).chosen
     assert (chosen["TILE_ROWS"], chosen["TILE_COLUMNS"]) == tile
 
 

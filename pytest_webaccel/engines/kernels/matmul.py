@@ -26,8 +26,8 @@ __all__ = ["matmul_nbits"]
 
 #: Elements of a tile that an invocation keeps.
 _MOST_TILE = 64
-#: Rows for which a larger tile is worth the time to compile it.
-_MANY_ROWS = 8
+#: Rows for which a larger tile is worth the time to compile it, and for which a still larger one is.
+_MANY_ROWS, _VERY_MANY_ROWS = 8, 64
 #: Constants of a tile: who gives one of them gives the tile.
 _TILE = frozenset({"TILE_ROWS", "TILE_COLUMNS"})
 #: Bytes of a workgroup's own memory that every device has.
@@ -57,7 +57,8 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         made = manifest("matmul_nbits")
         asked = given or made.untuned(target.features)
-        chosen = made.constants({**({} if _TILE & set(asked) else _tile(rows)), **asked})
+        tile = {} if _TILE & set(asked) else _tile(rows, quads=bool(asked.get("QUADS", 0)))
+        chosen = made.constants({**tile, **asked})
         _fitting(chosen)
         across = chosen["WORKGROUP"] // chosen["SPLIT"]
         quads = bool(chosen["QUADS"])
@@ -89,14 +90,18 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
 
 
-def _tile(rows: int) -> dict[str, int]:
-    """Return the tile where none is given: as large as makes up for the time to compile it.
+def _tile(rows: int, *, quads: bool) -> dict[str, int]:
+    """Return the tile where none is given: as large as makes up for the time to compile it, which quads take less of.
 
     It is wide, since columns are what an element of x is read for.
     """
     if rows == 1:
         return {"TILE_ROWS": 1, "TILE_COLUMNS": 4}
-    return {"TILE_COLUMNS": 8} if rows >= _MANY_ROWS else {}
+    if rows < _MANY_ROWS:
+        return {}
+    if rows < _VERY_MANY_ROWS or not quads:
+        return {"TILE_COLUMNS": 8}
+    return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32}
 
 
 def _fitting(chosen: Mapping[str, int]) -> None:
