@@ -91,17 +91,17 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
 
 
 def _tile(rows: int, *, quads: bool) -> dict[str, int]:
-    """Return the tile where none is given: as large as makes up for the time to compile it, which quads take less of.
+    """Return the tile where none is given: as large as makes up for the time to compile it.
 
-    It is wide, since columns are what an element of x is read for.
+    It is wide, since columns are what an element of x is read for, and the wider where that takes more: without quads.
     """
     if rows == 1:
         return {"TILE_ROWS": 1, "TILE_COLUMNS": 4}
     if rows < _MANY_ROWS:
         return {}
-    if rows < _VERY_MANY_ROWS or not quads:
+    if rows < _VERY_MANY_ROWS:
         return {"TILE_COLUMNS": 8}
-    return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32}
+    return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32} if quads else {"TILE_COLUMNS": 16}
 
 
 def _fitting(chosen: Mapping[str, int]) -> None:
