@@ -14,15 +14,14 @@
 //   recent  f32, (2, tokens, heads, dim): recent keys, recent values
 //   y       f32, (heads, dim)
 //   args    u32: heads, dim, blocks, recent tokens, where in packed the scales of the keys begin, their zeros, the codes
-//           of the values, their scales, their zeros, and the bits of scale, a float32; BITS, GROUP, KEYS_BY_CHANNEL,
-//           SCALE_BITS, HAS_ZEROS
+//           of the values, their scales, their zeros, and the bits of scale, a float32; BITS, GROUP, KEYS_BY_CHANNEL
 
 #include "../shared/maths.h"
 #include "../shared/packed.h"
 
 typedef struct {
   u32 heads, dim, blocks, recent, key_scales, key_zeros, value_codes, value_scales, value_zeros, scale;
-  u32 bits, group, by_channel, scale_bits, has_zeros;
+  u32 bits, group, by_channel;
 } Args;
 
 // Where codes of tokens begin, their scales and zeros.
@@ -34,8 +33,8 @@ typedef struct {
 INLINE void channels_of(float *to, const u32 *packed, const Args *args, Place place, u32 t, u32 block) {
   u32 groups = (args->heads * args->dim + args->group - 1) / args->group, blocks = args->group / BLOCK;
   u32 group = t * groups + block / blocks;
-  float zero = zero_at(packed, place.zeros, group, args->bits, args->has_zeros);
-  float scale = scale_at(packed, place.scales, group, args->scale_bits);
+  float zero = zero_at(packed, place.zeros, group, args->bits, 1);
+  float scale = scale_at(packed, place.scales, group, 16);
   unpack_block(to, packed + place.codes + (t * groups * blocks + block) * args->bits, args->bits);
   for (u32 i = 0; i < BLOCK; i++) to[i] = (to[i] - zero) * scale;
 }
@@ -47,8 +46,8 @@ static void scores_by_channel(float *scores, const float *q, const u32 *packed, 
   for (u32 i = 0; i < BLOCK; i++) scores[i] = 0;
   for (u32 d = 0; d < args->dim; d++) {
     u32 group = t / args->group * args->heads * args->dim + first + d;
-    float zero = zero_at(packed, args->key_zeros, group, bits, args->has_zeros);
-    float factor = q[first + d] * scale_at(packed, args->key_scales, group, args->scale_bits);
+    float zero = zero_at(packed, args->key_zeros, group, bits, 1);
+    float factor = q[first + d] * scale_at(packed, args->key_scales, group, 16);
     unpack_block(codes, packed + (group * (args->group / BLOCK) + t % args->group / BLOCK) * bits, bits);
     for (u32 i = 0; i < BLOCK; i++) scores[i] += (codes[i] - zero) * factor;
   }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, require
@@ -59,6 +60,7 @@ def attention(
         "recent": recent if recent.size else np.zeros(1, np.float32),
     }
     tokens = (len(cache.key_blocks), len(cache.recent_keys))
+    uniform = (form.heads, form.dim, *tokens, *places, int(factor.view(np.uint32)))
     outputs = {"y": Output("float32", query.shape)}
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
@@ -80,8 +82,13 @@ def attention(
             bindings=("q", "packed", "recent", "y", "uniform"),
             inputs=inputs,
             outputs=outputs,
-            uniform=(form.heads, form.dim, *tokens, *places, int(factor.view(np.uint32))),
+            uniform=uniform,
             workgroups=(form.heads, 1, 1),
         )
 
-    return Program("attention", inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        return on_cpu("attention", inputs, outputs, uniform, fixed, given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program("attention", inputs, outputs, ways, constants or {})
