@@ -1,9 +1,9 @@
 """How low-bit codes lie for a processor that computes 16 rows of weights at once. Pure.
 
-A tile is 16 rows. Eight codes of each of them, side by side along its columns, take as many vectors of 16 bytes as a code
-has bits; a byte belongs to one row. Of 4 and 2 bits, codes lie in a byte one after the other, the first in its lowest
-bits. Of 3 bits, each of three bytes has two codes so, and what is left of them has the last two: their lower bits in the
-first and the second, their highest bits in the third.
+A tile is 16 rows. Eight codes of each of them, side by side along its columns, take as many vectors of 16 bytes as a
+code has bits; a byte belongs to one row. Of 4 and 2 bits, codes lie in a byte one after the other, the first in its
+lowest bits. Of 3 bits, each of three bytes has two codes so, and what is left of them has the last two: their lower
+bits in the first and the second, their highest bits in the third.
 """
 
 from __future__ import annotations
