@@ -7,77 +7,97 @@
 //
 // Old tokens lie in blocks of GROUP, quantised as pytest_webaccel/engines/packing/cache.py says: a key's scale belongs to
 // a channel of a block where KEYS_BY_CHANNEL, else to a token and GROUP channels; a value's always to the latter. Recent
-// tokens are whole, f32.
+// tokens are whole, in a ring of slots. Scales of a cache are float16, and it has zeros.
 //
 //   q       f32, (heads, dim)
 //   packed  u32: the keys of all blocks as shared/packed.h says, and after them the values
-//   recent  f32, (2, tokens, heads, dim): recent keys, recent values
+//   recent  u32: (2, slots, heads, dim), keys and values, two float16 a word where RECENT_BITS is 16, else float32
 //   y       f32, (heads, dim)
-//   args    u32: heads, dim, blocks, recent tokens, where in packed the scales of the keys begin, their zeros, the codes
-//           of the values, their scales, their zeros, and the bits of scale, a float32; BITS, GROUP, KEYS_BY_CHANNEL
+//   args    u32: heads, dim, blocks, recent tokens, the slot of the oldest of them, slots, where in packed the scales of
+//           the keys begin, their zeros, the codes of the values, their scales, their zeros, and the bits of scale, a
+//           float32; BITS, GROUP, KEYS_BY_CHANNEL, RECENT_BITS
 
 #include "../shared/maths.h"
 #include "../shared/packed.h"
+#include "../shared/recent.h"
+
+#define SCALE_BITS 16
 
 typedef struct {
-  u32 heads, dim, blocks, recent, key_scales, key_zeros, value_codes, value_scales, value_zeros, scale;
-  u32 bits, group, by_channel;
+  u32 heads, dim, blocks, recent, slot, slots, key_scales, key_zeros, value_codes, value_scales, value_zeros, scale;
+  u32 bits, group, by_channel, recent_bits;
 } Args;
 
-// Where codes of tokens begin, their scales and zeros.
 typedef struct {
-  u32 codes, scales, zeros;
-} Place;
+  const u32 *packed, *recent;
+  const Args *args;
+} Cache;
 
-// 32 weights of token `t`, from channel `block` * 32 on.
-INLINE void channels_of(float *to, const u32 *packed, const Args *args, Place place, u32 t, u32 block) {
-  u32 groups = (args->heads * args->dim + args->group - 1) / args->group, blocks = args->group / BLOCK;
-  u32 group = t * groups + block / blocks;
-  float zero = zero_at(packed, place.zeros, group, args->bits, 1);
-  float scale = scale_at(packed, place.scales, group, 16);
-  unpack_block(to, packed + place.codes + (t * groups * blocks + block) * args->bits, args->bits);
-  for (u32 i = 0; i < BLOCK; i++) to[i] = (to[i] - zero) * scale;
-}
-
-// The scores of 32 tokens that belong to a block, all channels in turn.
-static void scores_by_channel(float *scores, const float *q, const u32 *packed, const Args *args, u32 t, u32 first) {
-  u32 bits = args->bits;
-  float codes[BLOCK];
-  for (u32 i = 0; i < BLOCK; i++) scores[i] = 0;
-  for (u32 d = 0; d < args->dim; d++) {
-    u32 group = t / args->group * args->heads * args->dim + first + d;
-    float zero = zero_at(packed, args->key_zeros, group, bits, 1);
-    float factor = q[first + d] * scale_at(packed, args->key_scales, group, 16);
-    unpack_block(codes, packed + (group * (args->group / BLOCK) + t % args->group / BLOCK) * bits, bits);
-    for (u32 i = 0; i < BLOCK; i++) scores[i] += (codes[i] - zero) * factor;
+// Stores what the key (part 0) or the value (part 1) of token `t` stands for, from channel `from` on: up to 32 channels,
+// and none from `end` on. Returns how many.
+static u32 channels_of(float *to, const Cache *cache, u32 part, u32 t, u32 from, u32 end) {
+  const Args *args = cache->args;
+  const u32 *packed = cache->packed;
+  u32 width = args->heads * args->dim, old = args->blocks * args->group;
+  if (t >= old) {
+    u32 count = least(end - from, BLOCK), slot = (args->slot + t - old) % args->slots;
+    recent_of(to, cache->recent, args->recent_bits, part, slot, args->slots, width, from, count);
+    return count;
   }
+  u32 groups = (width + args->group - 1) / args->group, block = from / BLOCK, skipped = from % BLOCK;
+  u32 count = least(end - from, BLOCK - skipped), group = t * groups + from / args->group;
+  float zero = zero_at(packed, part ? args->value_zeros : args->key_zeros, group, args->bits, 1);
+  float scale = scale_at(packed, part ? args->value_scales : args->key_scales, group, SCALE_BITS);
+  float codes[BLOCK];
+  u32 words = (t * groups * (args->group / BLOCK) + block) * args->bits;
+  unpack_block(codes, packed + (part ? args->value_codes : 0) + words, args->bits);
+  for (u32 i = 0; i < count; i++) to[i] = (codes[skipped + i] - zero) * scale;
+  return count;
 }
 
-static float score_by_token(const float *q, const u32 *packed, const Args *args, u32 t, u32 first) {
-  Place keys = {0, args->key_scales, args->key_zeros};
-  float weights[BLOCK], sum = 0;
-  u32 end = first + args->dim;
+// The scores of 32 tokens from `t` on that lie in a block, channel after channel.
+static void scores_by_channel(float *scores, const float *q, const Cache *cache, u32 t, u32 first) {
+  const Args *args = cache->args;
+  const u32 *packed = cache->packed;
+  float codes[BLOCK] __attribute__((aligned(16)));
+  v128_t sum[BLOCK / LANES];
+  for (u32 i = 0; i < BLOCK / LANES; i++) sum[i] = splat(0);
+  for (u32 c = first; c < first + args->dim; c++) {
+    u32 group = t / args->group * args->heads * args->dim + c;
+    v128_t zero = splat(zero_at(packed, args->key_zeros, group, args->bits, 1));
+    v128_t factor = splat(q[c] * scale_at(packed, args->key_scales, group, SCALE_BITS));
+    unpack_block(codes, packed + (group * (args->group / BLOCK) + t % args->group / BLOCK) * args->bits, args->bits);
+    for (u32 i = 0; i < BLOCK / LANES; i++) {
+      sum[i] = madd(wasm_f32x4_sub(load(codes + i * LANES), zero), factor, sum[i]);
+    }
+  }
+  for (u32 i = 0; i < BLOCK / LANES; i++) store(scores + i * LANES, sum[i]);
+}
+
+static float score_of(const float *q, const Cache *cache, u32 t, u32 first) {
+  float key[BLOCK], sum = 0;
+  u32 end = first + cache->args->dim;
   for (u32 from = first; from < end;) {
-    u32 until = least(from / BLOCK * BLOCK + BLOCK, end);
-    channels_of(weights, packed, args, keys, t, from / BLOCK);
-    for (; from < until; from++) sum += q[from] * weights[from % BLOCK];
+    u32 count = channels_of(key, cache, 0, t, from, end);
+    for (u32 i = 0; i < count; i++) sum += q[from + i] * key[i];
+    from += count;
   }
   return sum;
 }
 
-static void add_value(float *y, float power, const u32 *packed, const Args *args, u32 t, u32 first) {
-  Place values = {args->value_codes, args->value_scales, args->value_zeros};
-  float weights[BLOCK];
-  u32 end = first + args->dim;
+static void add_value(float *y, float power, const Cache *cache, u32 t, u32 first) {
+  float value[BLOCK];
+  u32 end = first + cache->args->dim;
   for (u32 from = first; from < end;) {
-    u32 until = least(from / BLOCK * BLOCK + BLOCK, end);
-    channels_of(weights, packed, args, values, t, from / BLOCK);
-    for (; from < until; from++) y[from] += power * weights[from % BLOCK];
+    u32 count = channels_of(value, cache, 1, t, from, end);
+    for (u32 i = 0; i < count; i++) y[from + i] += power * value[i];
+    from += count;
   }
 }
 
 EXPORT(attention)
-void attention(const float *q, const u32 *packed, const float *recent, float *y, const Args *args) {
+void attention(const float *q, const u32 *packed, const u32 *recent, float *y, const Args *args) {
+  Cache cache = {packed, recent, args};
   u32 dim = args->dim, width = args->heads * dim, old = args->blocks * args->group, tokens = old + args->recent;
   float scores[BLOCK] __attribute__((aligned(16)));
   for (u32 first = 0; first < width; first += dim) {
@@ -85,18 +105,8 @@ void attention(const float *q, const u32 *packed, const float *recent, float *y,
     for (u32 d = 0; d < dim; d++) y[first + d] = 0;
     for (u32 tile = 0; tile < tokens; tile += BLOCK) {  // GROUP is a multiple of it: a tile is old or recent
       u32 count = least(tokens - tile, BLOCK);
-      if (tile >= old) {
-        for (u32 i = 0; i < count; i++) {
-          const float *key = recent + (tile - old + i) * width + first;
-          float sum = 0;
-          for (u32 d = 0; d < dim; d++) sum += q[first + d] * key[d];
-          scores[i] = sum;
-        }
-      } else if (args->by_channel) {
-        scores_by_channel(scores, q, packed, args, tile, first);
-      } else {
-        for (u32 i = 0; i < count; i++) scores[i] = score_by_token(q, packed, args, tile + i, first);
-      }
+      if (tile < old && args->by_channel) scores_by_channel(scores, q, &cache, tile, first);
+      else for (u32 i = 0; i < count; i++) scores[i] = score_of(q, &cache, tile + i, first);
       float high = most;
       for (u32 i = 0; i < count; i++) {
         scores[i] *= float_of(args->scale);
@@ -109,12 +119,7 @@ void attention(const float *q, const u32 *packed, const float *recent, float *y,
       for (u32 d = 0; d < dim; d++) y[first + d] *= shrink;
       for (u32 i = 0; i < count; i++) {
         total += scores[i];
-        if (tile < old) {
-          add_value(y, scores[i], packed, args, tile + i, first);
-        } else {
-          const float *value = recent + (args->recent + tile - old + i) * width + first;
-          for (u32 d = 0; d < dim; d++) y[first + d] += scores[i] * value[d];
-        }
+        add_value(y, scores[i], &cache, tile + i, first);
       }
       most = high;
     }

@@ -13,6 +13,7 @@
 // row is multiplied as weights come out of their codes. For more rows a part of a tile is dequantised once, as deep as
 // the first cache holds, and all rows are multiplied by it.
 
+#include "../shared/half.h"
 #include "../shared/product.h"
 
 #define TILE 16

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "simd.h"
+#include "half.h"
 
 #define BLOCK 32
 
@@ -44,8 +44,7 @@ INLINE void unpack_block(float *to, const u32 *words, u32 bits) {
 // The scale of group `at`, of scales that begin at word `begin`.
 INLINE float scale_at(const u32 *packed, u32 begin, u32 at, u32 scale_bits) {
   if (scale_bits == 32) return float_of(packed[begin + at]);
-  u32 half = packed[begin + at / 2] >> at % 2 * 16 & 0xffff;
-  return wasm_f32x4_extract_lane(from_half(wasm_u32x4_make(half, 0, 0, 0)), 0);
+  return half_float(packed[begin + at / 2] >> at % 2 * 16 & 0xffff);
 }
 
 INLINE float zero_at(const u32 *packed, u32 begin, u32 at, u32 bits, u32 has_zeros) {

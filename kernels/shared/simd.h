@@ -25,6 +25,8 @@ INLINE u32 least(u32 a, u32 b) { return a < b ? a : b; }
 
 INLINE float float_of(u32 bits) { return __builtin_bit_cast(float, bits); }
 
+INLINE u32 float_bits(float value) { return __builtin_bit_cast(u32, value); }
+
 // a * b + c: in the build with relaxed SIMD rounded once where the processor does that.
 INLINE v128_t madd(v128_t a, v128_t b, v128_t c) {
 #ifdef __wasm_relaxed_simd__
@@ -51,12 +53,6 @@ INLINE void store_some(float *to, v128_t value, u32 count) {
 INLINE float sum_of(v128_t value) {
   return (wasm_f32x4_extract_lane(value, 0) + wasm_f32x4_extract_lane(value, 1)) +
          (wasm_f32x4_extract_lane(value, 2) + wasm_f32x4_extract_lane(value, 3));
-}
-
-// The first four of eight float16; exact for all that are finite.
-INLINE v128_t from_half(v128_t halves) {
-  v128_t moved = wasm_i32x4_shl(wasm_i32x4_extend_low_i16x8(halves), 13);
-  return wasm_f32x4_mul(wasm_v128_and(moved, wasm_u32x4_const_splat(0x8fffe000)), splat(0x1p112f));
 }
 
 // y = f(x), element by element.

@@ -30,6 +30,21 @@ class Life {
     this.kept.delete(key);
   }
 
+  /** @param {string} key @returns {Place} */
+  held(key) {
+    const place = this.kept.get(key);
+    if (!place) throw new OperationError("not_held", `nothing is kept as ${key} in this page`);
+    return place;
+  }
+
+  /** Keeps zeros in place of what a run that failed may have left. @param {string} key @param {number} bytes */
+  begin(key, bytes) {
+    this.drop(key);
+    const place = { at: this.heap.take(bytes), bytes };
+    new Uint8Array(this.memory.buffer, place.at, bytes).fill(0);
+    this.kept.set(key, place);
+  }
+
   /** @param {number} at @param {ArrayBuffer} data */
   write(at, data) {
     new Uint8Array(this.memory.buffer, at, data.byteLength).set(new Uint8Array(data));
@@ -100,7 +115,8 @@ function ran(life, plan, tensors, begun) {
   const passing = [];
   try {
     const places = allPlaces(life, plan, tensors, passing);
-    const inputs = tensors.filter(({ name }) => !plan.constants.includes(name));
+    const staying = new Set([...plan.constants, ...plan.states.map(({ name }) => name)]);
+    const inputs = tensors.filter(({ name }) => !staying.has(name));
     const steps = plan.steps.map(({ kernel, entry, bindings, uniform }) => {
       const addresses = bindings.map((name) => (name === "" ? uniformAt(life, uniform, passing) : places(name).at));
       return { kernel, addresses, run: life.functions[entry] };
@@ -128,6 +144,7 @@ function ran(life, plan, tensors, begun) {
     return { value: { first_ms, times_ms, ...sizes }, tensors: first.answer };
   } catch (error) {
     for (const { name } of tensors) life.drop(name); // the server counts nothing as kept of a run that failed
+    for (const { name, fresh } of plan.states) if (fresh) life.drop(name);
     throw error;
   } finally {
     for (const { at } of passing) life.heap.give(at);
@@ -144,7 +161,15 @@ function ran(life, plan, tensors, begun) {
 function allPlaces(life, plan, tensors, passing) {
   /** @type {Map<string, Place>} */
   const places = new Map();
+  for (const { name, bytes, fresh } of plan.states) {
+    if (fresh) life.begin(name, bytes);
+    places.set(name, life.held(name));
+  }
   for (const { name, data } of tensors) {
+    const state = plan.states.some((one) => one.name === name) && places.get(name);
+    if (state && data.byteLength !== state.bytes) throw new OperationError("usage", `${name} is of another size`);
+    if (state) life.write(state.at, data);
+    if (state) continue;
     const keeps = plan.constants.includes(name);
     if (keeps) life.drop(name);
     const place = made(life, data.byteLength, keeps ? [] : passing);
@@ -154,11 +179,7 @@ function allPlaces(life, plan, tensors, passing) {
     }
     places.set(name, place);
   }
-  for (const key of plan.constants) {
-    const place = life.kept.get(key);
-    if (!place) throw new OperationError("not_held", `nothing is kept as ${key} in this page`);
-    places.set(key, place);
-  }
+  for (const key of plan.constants) places.set(key, life.held(key));
   for (const { name, bytes } of plan.temporaries) places.set(name, made(life, bytes, passing));
   return (/** @type {string} */ name) => {
     const place = places.get(name);

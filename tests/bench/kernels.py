@@ -4,8 +4,8 @@ Every implementation is given ``x`` in the page's memory and hands back ``y`` th
 that a slow moment hits all. What is timed is the page's own time for the whole request: buffers, upload, run, and what
 comes back. The first run, which compiles, is apart. Peers run with ``accuracy_level`` 0, which computes in float32 as
 ours does, and 4, which may round ``x`` to eight bits; what is better counts. A ratio is that of the better of
-onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its wasm, on one thread, to ours on the CPU, so more than 1
-is faster.
+onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its wasm, on one thread, to ours on the CPU, so more than
+1 is faster.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import pytest
 
 from pytest_webaccel import browsers
 from pytest_webaccel.engines.kernels import KERNELS, Plan, Target, manifest
+from pytest_webaccel.engines.kernels.cache import CacheLayout, DeviceCache
+from pytest_webaccel.engines.kernels.manifest import names
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache
 from pytest_webaccel.errors import ConfigurationError
@@ -25,7 +27,9 @@ from tests.browsers.driving import DEADLINE, running
 from tests.serving import serving
 
 if TYPE_CHECKING:
-    from pytest_webaccel.engines.kernels import Program
+    from collections.abc import Mapping
+
+    from pytest_webaccel.engines.kernels import Tensor
 
 PAGE = Path(str(resources.files("pytest_webaccel") / "page"))
 BUILT = shipped("kernels") / "built"
@@ -56,7 +60,7 @@ def test_what_ships_is_what_the_sources_make(tmp_path):
 
 
 def test_a_cpu_has_nothing_to_tune():
-    assert {name: manifest(name, "cpu").tunable for name in KERNELS} == {name: {} for name in KERNELS}
+    assert not [name for name in names() if manifest(name, "cpu").tunable]
     with pytest.raises(ConfigurationError, match=r"WORKGROUP=32 cannot be chosen \(known: \{\}\)"):
         KERNELS["softmax"](np.ones((1, 2), np.float32), constants={"WORKGROUP": 32}).lowered(TARGET)
 
@@ -74,8 +78,31 @@ def cached(keys: KeyScales, bits: int, tokens: int) -> KVCache:
     return cache
 
 
-def programs() -> dict[str, Program]:
-    """Return programs of odd shapes, of every kernel, by what they are."""
+def dispatched(outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the last step of a plan, as the page is told it, with each buffer's size and what is in it."""
+    plan = Plan.of(outputs, lambda program: program.lowered(TARGET))
+    dispatch = plan.dispatches[-1]
+    found: list[dict[str, Any]] = []
+    for name, bound in zip(dispatch.bindings, plan.bound[-1], strict=True):
+        data = np.array(dispatch.uniform, np.uint32) if bound == "" else plan.inputs.get(bound)
+        if bound in plan.states:
+            data = CHANCE.integers(0, 2**32, plan.states[bound] // 4, np.uint32)
+        raw = b"" if data is None else np.ascontiguousarray(data).tobytes()
+        written = name in dispatch.outputs
+        size = len(raw) or plan.temporaries[bound]
+        found.append({"size": size, "data": base64.b64encode(raw).decode(), "written": written})
+    return {"entry": dispatch.entry, "buffers": found}
+
+
+def kept(keys: KeyScales, bits: int, window: int, tokens: int, recent: type[np.floating[Any]]) -> Tensor:
+    """Return what writes into a cache that stays, after the last of some tokens."""
+    form = CacheForm(heads=3, dim=20, bits=bits, group=32, window=window, keys=keys, recent=recent)
+    cache = DeviceCache(CacheLayout(form, 64)).append(*drawn(2, tokens, 3, 20))
+    return max(cache._written.values(), key=lambda tensor: tensor.program.number)
+
+
+def programs() -> dict[str, Tensor]:
+    """Return what programs of odd shapes give, of every kernel, by what they are."""
     odd = drawn(3, 7)
     found = {
         "add": KERNELS["add"](odd, drawn(7)),
@@ -104,7 +131,13 @@ def programs() -> dict[str, Program]:
         for bits in (2, 3, 4, 8):
             packed = quantise(drawn(columns, k), bits, zero_points=rows == 3, scales="f4" if bits == 2 else "f2")
             found[f"matmul {rows} {bits}"] = KERNELS["matmul_nbits"](drawn(rows, k), packed)
-    return found
+    tensors = {name: program["y"] for name, program in found.items()}
+    for recent in (np.float16, np.float32):
+        tensors[f"kv_append {recent.__name__}"] = kept(KeyScales.CHANNEL, 4, 64, 5, recent)
+        for bits in (2, 3, 4, 8):
+            for keys in KeyScales:
+                tensors[f"kv_quantise {bits} {keys} {recent.__name__}"] = kept(keys, bits, 0, 32, recent)
+    return tensors
 
 
 # Runs each program once for each of its buffers, which then ends where the memory does: what is beyond it traps.
@@ -129,7 +162,7 @@ BOUNDS = """
                 for (const [index, { size, data }] of buffers.entries()) {
                     const at = index === last ? memory.length - size : next;
                     if (index !== last) next += Math.ceil(size / 16) * 16 + SPACE;
-                    if (data) memory.set(bytes(data), at);
+                    memory.set(bytes(data), at);
                     places.push({ at, size });
                 }
                 if (next > memory.length - 2 * buffers[last].size) wrong.push(`${name}: memory is too small`);
@@ -140,7 +173,7 @@ BOUNDS = """
                     wrong.push(`${build} ${name}, buffer ${last} at the end: ${error}`);
                     continue;
                 }
-                const output = places[buffers.findIndex(({ data }) => !data)];
+                const output = places[buffers.findIndex(({ written }) => written)];
                 const got = memory.slice(output.at, output.at + output.size).join();
                 answer ??= got;
                 if (got !== answer) wrong.push(`${build} ${name}: it depends on where buffer ${last} lies`);
@@ -155,25 +188,9 @@ BOUNDS = """
 """
 
 
-def buffers_of(program: Program) -> dict[str, Any]:
-    plan = Plan.of(program.all_outputs(), lambda one: one.lowered(TARGET))
-    [dispatch], [names] = plan.dispatches, plan.bound
-    found: list[dict[str, Any]] = []
-    for name in names:
-        data = plan.inputs.get(name)
-        if name == "":
-            data = np.array(dispatch.uniform, np.uint32)
-        if data is None:
-            found.append({"size": plan.temporaries[name]})
-        else:
-            raw = np.ascontiguousarray(data).tobytes()
-            found.append({"size": len(raw), "data": base64.b64encode(raw).decode()})
-    return {"entry": dispatch.entry, "buffers": found}
-
-
 def test_nothing_beyond_a_buffer_is_read_or_written():
-    told = [{"name": name, **buffers_of(program)} for name, program in programs().items()]
-    assert {one["entry"] for one in told} == set(KERNELS)
+    told = [{"name": name, **dispatched({"y": tensor})} for name, tensor in programs().items()]
+    assert {one["entry"] for one in told} == set(names())
     assert in_page(f"const programs = {json.dumps(told)}; {BOUNDS}") == []
 
 
@@ -221,3 +238,79 @@ def test_more_than_there_can_be_is_an_error_and_takes_nothing(wanted, words):
     kind, message, end = in_page(script)
     assert (kind, end) == ("memory", 128)
     assert words in message
+
+
+KERNELS_OF_A_PAGE = """
+    const { WasmKernels } = await import("/page/wasm.mjs");
+    const kernels = new WasmKernels();
+    const floats = (...values) => new Float32Array(values).buffer;
+    const add = { kernel: "add", entry: "add", bindings: ["a", "b", "y", ""], uniform: [4, 2] };
+    const y = { name: "y", buffer: "y", dtype: "float32", shape: [4], bytes: 16 };
+    const temporaries = [{ name: "y", bytes: 16 }];
+    const plan = { steps: [add], temporaries, constants: ["b"], states: [], outputs: [y], repeats: 0 };
+    const a = { name: "a", data: floats(1, 2, 3, 4) }, b = { name: "b", data: floats(10, 20) };
+    const told = async (plan, tensors) => {
+        try {
+            const { value, tensors: answers } = await kernels.run(plan, tensors);
+            const found = answers.map(({ bytes }) => [...new Float32Array(bytes.buffer, bytes.byteOffset, 4)]);
+            return [found, value.times_ms.length, value.kept_bytes, value.passing_bytes];
+        } catch (error) {
+            return [error.kind, error.message];
+        }
+    };
+"""
+SUMS = [[11, 22, 13, 24]]
+
+
+def test_constants_outlive_runs_until_they_are_freed_or_a_run_that_brought_them_fails():
+    script = """
+        const found = [await told(plan, [a]), await told(plan, [a, b]), await told({ ...plan, repeats: 3 }, [a])];
+        found.push(kernels.statistics());
+        found.push(await told({ ...plan, steps: [{ ...add, bindings: ["a", "c", "y", ""] }] }, [a, b]));
+        found.push(kernels.statistics().count, await told(plan, [a]), await told(plan, [a, b]));
+        kernels.free();
+        found.push(kernels.statistics().count, await told(plan, [a]));
+        return found;
+    """
+    missing = ["not_held", "nothing is kept as b in this page"]
+    assert in_page(KERNELS_OF_A_PAGE + script) == [
+        missing,
+        [SUMS, 0, 8, 40],
+        [SUMS, 3, 8, 40],
+        {"count": 1, "bytes": 8},
+        ["usage", "nothing was sent for c, and nothing writes it"],
+        0,
+        missing,
+        [SUMS, 0, 8, 40],
+        0,
+        missing,
+    ]
+
+
+def test_states_are_zeros_at_first_and_written_in_place():
+    script = """
+        const steps = [{ ...add, bindings: ["s", "b", "s", ""] }];
+        const state = { name: "s", bytes: 16, fresh: false };
+        const next = { ...plan, steps, temporaries: [], states: [state], outputs: [{ ...y, buffer: "s" }] };
+        const fresh = { ...next, states: [{ ...state, fresh: true }] };
+        const found = [await told(next, [b]), await told(fresh, [b]), await told(next, []), await told(fresh, [])];
+        found.push(await told(fresh, [{ name: "s", data: floats(1, 1, 1, 1) }]));
+        found.push(await told(fresh, [{ name: "s", data: floats(1) }]), kernels.statistics().count);
+        return found;
+    """
+    sums = [[[10, 20, 10, 20]], [[20, 40, 20, 40]], [[10, 20, 10, 20]], [[11, 21, 11, 21]]]
+    assert in_page(KERNELS_OF_A_PAGE + script) == [
+        ["not_held", "nothing is kept as s in this page"],
+        *[[one, 0, 24, 8] for one in sums],
+        ["usage", "s is of another size"],
+        1,
+    ]
+
+
+def test_addresses_beyond_two_gib_are_no_negative_ones():
+    script = """
+        await told(plan, [a, b]);
+        kernels.life.heap.take(2 ** 31 + 64);
+        return [await told({ ...plan, constants: [] }, [a, b]), kernels.life.memory.buffer.byteLength > 2 ** 31];
+    """
+    assert in_page(KERNELS_OF_A_PAGE + script) == [[SUMS, 0, 8, 48], True]
