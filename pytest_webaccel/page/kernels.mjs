@@ -143,10 +143,12 @@ function allBuffers(gpu, own, plan, tensors, passing) {
     buffers.set(name, buffer);
   }
   for (const { name, data } of tensors) {
-    const state = plan.states.some((one) => one.name === name) && buffers.get(name);
-    if (state && data.byteLength !== state.size) throw new OperationError("usage", `${name} is of another size`);
-    if (state) filled(gpu, state, data);
-    if (state) continue;
+    const state = plan.states.find((one) => one.name === name);
+    if (state) {
+      if (data.byteLength !== state.bytes) throw new OperationError("usage", `${name} is of another size`);
+      filled(gpu, /** @type {GPUBuffer} */ (buffers.get(name)), data);
+      continue;
+    }
     const keeps = plan.constants.includes(name);
     if (keeps) dropped(own, name); // what a run that failed has left
     const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);

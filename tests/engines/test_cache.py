@@ -141,6 +141,11 @@ def test_caches_that_are_computed_with_together_share_a_state():
     ("make", "kind", "words"),
     [
         (lambda: CacheLayout(FORM, 0), ConfigurationError, "capacity=0"),
+        (
+            lambda: DeviceCache(CacheLayout(FORM, 31), evict=True),
+            ConfigurationError,
+            "capacity=31: where the oldest give way, 32 tokens at least",
+        ),
         (lambda: CacheLayout(CacheForm(3, 3), 9), ConfigurationError, r"a multiple of 4 channels a token, not 3 x 3"),
         (lambda: CacheLayout(CacheForm(2, 4, search=Search.MSE), 9), ConfigurationError, "quantised to nearest"),
         (lambda: State({"a": 6}), ConfigurationError, "whole words of 4 bytes.* a 6"),

@@ -120,6 +120,9 @@ class DeviceCache:
             raise ConfigurationError(
                 f"keep_first={keep_first}: of {layout.blocks} blocks one at least must be free to go"
             )
+        if evict and not layout.blocks and layout.form.window < layout.capacity:
+            least = layout.slots
+            raise ConfigurationError(f"capacity={layout.capacity}: where the oldest give way, {least} tokens at least")
         self.layout = layout
         self.state = state or State({prefix + name: size for name, size in layout.sizes.items()})
         self._prefix = prefix
@@ -222,11 +225,10 @@ class DeviceCache:
 
     def _quantise(self) -> None:
         layout = self.layout
-        if self._quantised >= layout.blocks and not (self._evict and layout.blocks):
+        if self._quantised >= layout.blocks and not self._evict:
             raise FeedError(f"the cache holds {len(self) - 1} tokens, and has room for no more")
-        moving = layout.blocks - self._keep_first
         over = self._quantised - self._keep_first
-        block = self._quantised if over < 0 else self._keep_first + over % moving
+        block = self._quantised if over < 0 else self._keep_first + over % (layout.blocks - self._keep_first)
         self._write_block(block)
         self._quantised += 1
         self._slot = (self._slot + layout.form.group) % layout.slots
