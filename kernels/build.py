@@ -28,6 +28,7 @@ def build(folder: Path) -> None:
     for name, features in FEATURES.items():
         asked = [*COMPILER, f"-mcpu=generic{features}", *MATHS, *linker, "-o", str(folder / f"{name}.wasm"), *sources]
         subprocess.run([sys.executable, "-m", "ziglang", "cc", *asked], cwd=HERE, check=True)
+        (folder / f"{name}.wasm").chmod(0o644)
 
 
 if __name__ == "__main__":

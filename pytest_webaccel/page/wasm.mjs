@@ -166,10 +166,12 @@ function allPlaces(life, plan, tensors, passing) {
     places.set(name, life.held(name));
   }
   for (const { name, data } of tensors) {
-    const state = plan.states.some((one) => one.name === name) && places.get(name);
-    if (state && data.byteLength !== state.bytes) throw new OperationError("usage", `${name} is of another size`);
-    if (state) life.write(state.at, data);
-    if (state) continue;
+    if (plan.states.some((state) => state.name === name)) {
+      const { at, bytes } = life.held(name);
+      if (data.byteLength !== bytes) throw new OperationError("usage", `${name} is of another size`);
+      life.write(at, data);
+      continue;
+    }
     const keeps = plan.constants.includes(name);
     if (keeps) life.drop(name);
     const place = made(life, data.byteLength, keeps ? [] : passing);

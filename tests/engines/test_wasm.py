@@ -140,7 +140,8 @@ def programs() -> dict[str, Tensor]:
     return tensors
 
 
-# Runs each program once for each of its buffers, which then ends where the memory does: what is beyond it traps.
+# Runs each program once for each of its buffers, which then ends where the memory does: what is beyond it traps, or
+# takes the page with it.
 # What lies between buffers is NaN, which an answer must not depend on, and must still be there.
 BOUNDS = """
     const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
@@ -153,7 +154,6 @@ BOUNDS = """
             for (let last = 0; last < buffers.length; last++) {
                 const { exports } = new WebAssembly.Instance(module);
                 const base = (exports.__heap_base.value + 63) & ~63;
-                const begin = exports.memory.buffer.byteLength;
                 exports.memory.grow(8);
                 const memory = new Uint8Array(exports.memory.buffer);
                 memory.fill(FILL, base);
