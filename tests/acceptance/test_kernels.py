@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel.terms import Backend
 from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """

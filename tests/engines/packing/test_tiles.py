@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_webaccel.engines.packing.tiles import TILE, code_tiles, tiles
@@ -21,6 +21,7 @@ def code_at(packed: np.ndarray, bits: int, row: int, column: int) -> int:
     return int(vectors[place // each, byte] >> (place % each * bits) & (2**bits - 1))
 
 
+@settings(deadline=None)
 @given(st.sampled_from([2, 3, 4, 8]), st.integers(1, 40), st.integers(1, 4), st.integers(0, 2**32))
 def test_codes_lie_where_their_kernel_looks(bits, rows, blocks, seed):
     codes = np.random.default_rng(seed).integers(0, 2**bits, (rows, blocks * 8), np.uint8)
