@@ -175,7 +175,10 @@ static void one_row_of_floats(const float *x, const float *weights, float *y, co
     u32 k = 0;
     for (; k + 2 <= args->k; k += 2) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) part[i / 4][i % 4] = madd(load(own + k * TILE + i * 4), load_splat(x + k + i / 4), part[i / 4][i % 4]);
+      for (int i = 0; i < 8; i++) {
+        v128_t *sum = &part[i / 4][i % 4];
+        *sum = madd(load(own + k * TILE + i * 4), load_splat(x + k + i / 4), *sum);
+      }
     }
     if (k < args->k) {
 #pragma unroll
@@ -214,8 +217,7 @@ static void lay_across(const float *x, const Args *args, u32 row, u32 rows, u32 
   for (u32 r = 0; r < rows; r += ROWS, to += depth * ROWS) {
     for (u32 s = 0; s < ROWS; s++) {
       u32 own = r + s < rows ? there : 0;
-      const float *line = x + (row + r + s) * k + from;
-      for (u32 i = 0; i < own; i++) to[i * ROWS + s] = line[i];
+      for (u32 i = 0; i < own; i++) to[i * ROWS + s] = x[(row + r + s) * k + from + i];
       for (u32 i = own; i < depth; i++) to[i * ROWS + s] = 0;
     }
   }
