@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
@@ -76,6 +77,7 @@ def attended(
     constant = fixed(form)
     inputs = {"q": query, "packed": lain.packed, "recent": lain.recent}
     ring = (lain.blocks, lain.recent_tokens, lain.slot, lain.slots)
+    uniform = (form.heads, form.dim, *ring, *lain.places, int(factor.view(np.uint32)))
     outputs = {"y": Output("float32", (form.heads, form.dim))}
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
@@ -97,11 +99,16 @@ def attended(
             bindings=("q", "packed", "recent", "y", "uniform"),
             inputs=inputs,
             outputs=outputs,
-            uniform=(form.heads, form.dim, *ring, *lain.places, int(factor.view(np.uint32))),
+            uniform=uniform,
             workgroups=(form.heads, 1, 1),
         )
 
-    return Program("attention", inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        return on_cpu("attention", inputs, outputs, uniform, constant, given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program("attention", inputs, outputs, ways, constants or {})
 
 
 def fixed(form: CacheForm) -> dict[str, int]:
