@@ -27,6 +27,12 @@ def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
         chosen = {name: os.environ.get(name, "") for name in VULKAN_VARIABLES} | firefox_environment()
         environment = sorted(f"{name}={value}" for name, value in chosen.items())
         return (*firefox_arguments(headed=headed), *environment, user_js())
+    if browser is Browser.DENO:
+        from pytest_webaccel.browsers.deno import deno_arguments, deno_environment
+        from pytest_webaccel.browsers.preferences import VULKAN_VARIABLES
+
+        chosen = {name: os.environ.get(name, "") for name in VULKAN_VARIABLES} | deno_environment()
+        return (*deno_arguments("about:blank"), *sorted(f"{name}={value}" for name, value in chosen.items()))
     return (f"headed={headed}",)
 
 
