@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import Plan
+    from pytest_webaccel.engines.kernels import Computation, Plan
     from pytest_webaccel.engines.models import ModelInfo
     from pytest_webaccel.engines.onnx import LoadedModel
     from pytest_webaccel.pool.lane import LiveLane
@@ -180,16 +180,14 @@ class KernelRun(Request["Reply"]):
     """One run of the project's own kernels.
 
     All that it needs is sent with it, but for constants that the page keeps already: so any page of the lane can
-    answer. ``portable`` is what runs where a browser that stands in lacks a feature that ``plan`` needs. ``repeats``
-    times more it is run with the clock beside it.
+    answer. ``repeats`` times more it is run with the clock beside it. Raises ConfigurationError for what the lane
+    cannot run.
     """
 
-    def __init__(
-        self, lane: LiveLane, plan: Plan, deadline: float, *, repeats: int = 0, portable: Plan | None = None
-    ) -> None:
+    def __init__(self, lane: LiveLane, computation: Computation, deadline: float, *, repeats: int = 0) -> None:
         super().__init__(lane, deadline)
-        self._plan = plan
-        self._portable = portable
+        self._computation = computation
+        self._plan = computation.plan(lane.probe)
         self._repeats = repeats
 
     @property
@@ -199,22 +197,16 @@ class KernelRun(Request["Reply"]):
 
     def twin(self) -> KernelRun:
         """Return the same, not sent yet."""
-        twin = KernelRun(self._lane, self._plan, self.deadline, repeats=self._repeats, portable=self._portable)
+        twin = KernelRun(self._lane, self._computation, self.deadline, repeats=self._repeats)
         twin.check = self.check
         return twin
 
     def _fitting(self, station: Station) -> Plan:
         """Return the plan that the browser of ``station`` can run; raises LaneUnavailableError where there is none."""
-        probe = station.probe or self._lane.probe
-        plans = [plan for plan in (self._plan, self._portable) if plan and plan.needs <= set(probe.features)]
-        if not plans:
-            needs = ", ".join(sorted(self._plan.needs))
-            raise LaneUnavailableError(f"kernel {self._plan.kernel} needs {needs}, which {station.lane} has not")
         try:
-            plans[0].require(probe.limits)
+            return self._computation.plan(station.probe or self._lane.probe)
         except ConfigurationError as error:
             raise LaneUnavailableError(f"{station.lane} cannot stand in: {error}") from error
-        return plans[0]
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
         plan = self._fitting(station)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_webaccel.engines.kernels import Plan, program
+from pytest_webaccel.engines.kernels import Computation, program
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
 from pytest_webaccel.pool.kernels import run_kernels
@@ -90,7 +90,7 @@ def measure(worker: Worker, lease: Lease, form: CacheForm, drawn: Sequence[Layer
         for query in q[:: len(q) // asked][:asked]:
             right = attention(query, k, v)
             made = program("attention", {"query": query, "cache": cache})
-            work = run_kernels(lease, Plan.of(made.all_outputs()), deadline=_DEADLINE_S)
+            work = run_kernels(lease, Computation(made.all_outputs()), deadline=_DEADLINE_S)
             got = worker.call(work, deadline=_DEADLINE_S).tensors["y"].astype(np.float64)
             cosines += list((got * right).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(right, axis=1))
             errors += float(np.square(got - right).sum())

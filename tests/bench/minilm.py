@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_webaccel.engines.kernels import Plan
+from pytest_webaccel.engines.kernels import Computation
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.engines.packing import Search, allot, quantise
 from pytest_webaccel.engines.packing.mixed import Choice
@@ -66,8 +66,8 @@ def measure(
 ) -> dict[str, Any]:
     vectors, times, kept, first = [], [], 0, 0.0
     for number, one in enumerate(ids):
-        plan = Plan.of({"y": encoder.embed(one)})
-        work = run_kernels(lease, plan, deadline=_DEADLINE_S, repeats=_REPEATS)
+        computation = Computation({"y": encoder.embed(one)})
+        work = run_kernels(lease, computation, deadline=_DEADLINE_S, repeats=_REPEATS)
         reply = worker.call(work, deadline=_DEADLINE_S)
         vectors.append(reply.tensors["y"])
         told = timings(reply, _REPEATS)
@@ -116,7 +116,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for probe in table:
             with worker.lease(probe.lane, "bench") as lease:
                 for name, bits in arms.items():
-                    encoder = Bert(weights, **shape, bits=bits, features=probe.features)
+                    encoder = Bert(weights, **shape, bits=bits)
                     found = measure(worker, lease, encoder, ids, right)
                     share = found["device_bytes"] / plain.nbytes
                     about = {"bits": name, "lane": str(probe.lane), "evidence": str(probe.evidence)}

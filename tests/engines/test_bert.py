@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import Plan
+from pytest_webaccel.engines.kernels import Plan, Target
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend
 from tests.engines.bert import WIDTH, drawn, embedded
 
 WEIGHTS = drawn(2)
 
 
+def planned(outputs):
+    return Plan.of(outputs, lambda program: program.lowered(Target(Backend.WEBGPU)))
+
+
 def test_an_encoder_is_one_plan_and_its_weights_travel_once():
     encoder = Bert(WEIGHTS, heads=4)
-    plan = Plan.of({"y": encoder.embed([3, 1, 4])})
+    plan = planned({"y": encoder.embed([3, 1, 4])})
     assert plan.wanted["y"].shape == (WIDTH,)
-    assert [program.kernel for program in plan.programs].count("matmul_nbits") == 2 * 6
+    assert [dispatch.kernel for dispatch in plan.dispatches].count("matmul_nbits") == 2 * 6
     assert len(plan.constants) == len(WEIGHTS) - 1, "types are in the positions"
-    assert Plan.of({"y": encoder.embed([5])}).constants.keys() == plan.constants.keys()
+    assert planned({"y": encoder.embed([5])}).constants.keys() == plan.constants.keys()
 
 
 def test_bits_are_those_of_matrices_and_what_they_take_is_counted():
