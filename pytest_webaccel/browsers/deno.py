@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from pytest_webaccel.browsers.driver import DamageListener
     from pytest_webaccel.browsers.locate import Installation
 
-__all__ = ["DenoDriver", "deno_arguments", "deno_environment", "deno_settings"]
+__all__ = ["INTERFACE_VARIABLE", "DenoDriver", "deno_arguments", "deno_environment", "deno_settings"]
 
 #: Variable by which a user has wgpu, Deno's WebGPU, take another interface to the GPU.
-_INTERFACE = "DENO_WEBGPU_BACKEND"
+INTERFACE_VARIABLE = "DENO_WEBGPU_BACKEND"
 _NO_PAGE = "Deno has no page apart from its process"
 
 
@@ -67,7 +67,7 @@ def deno_arguments(url: str) -> tuple[str, ...]:
 
 def deno_environment(*, gpu: bool | None = None) -> dict[str, str]:
     """Return what is added to Deno's environment; see :func:`vulkan_driver` for ``gpu``."""
-    chosen = {} if sys.platform != "linux" or os.environ.get(_INTERFACE) else {_INTERFACE: "vulkan"}
+    given = sys.platform != "linux" or os.environ.get(INTERFACE_VARIABLE)
     return {
         # Nobody is asked whether there is a newer one.
         "DENO_NO_UPDATE_CHECK": "1",
@@ -76,7 +76,7 @@ def deno_environment(*, gpu: bool | None = None) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         # OpenGL would be tried as well, and might be taken in place of the driver that was chosen.
-        **chosen,
+        **({} if given else {INTERFACE_VARIABLE: "vulkan"}),
         **vulkan_driver(gpu=gpu),
     }
 
@@ -150,7 +150,7 @@ class DenoDriver:
             async with asyncio.timeout(deadline):
                 self._profile = Profile()
                 connection = await self._launch("")
-                self._version = str((await connection.call("version", deadline=deadline))["value"])
+                self._version = str(await self._answer(connection, "version", {}, deadline))
         except (TimeoutError, BrowserError, OSError) as error:
             lines = self._process.error_output.splitlines()[-6:] if self._process else []
             await self.stop(deadline=5.0)
@@ -205,11 +205,11 @@ class DenoDriver:
             async with asyncio.timeout(deadline):
                 await self._end_process(deadline)
                 connection = await self._launch(url)
-                await connection.call("open", {"url": url}, deadline=deadline)
+                await self._answer(connection, "open", {"url": url}, deadline)
         except TimeoutError:
             raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None
         except BrowserError as error:
-            reason = str(error).removeprefix(f"{self._where}: ").removeprefix("open was refused: ")
+            reason = str(error).removeprefix(f"{self._where}: ")
             raise BrowserError(f"{self._where}: {url} could not be opened: {reason}") from error
         self._shown = True
 
@@ -231,7 +231,14 @@ class DenoDriver:
         connection = self._running()
         if not self._shown:
             raise BrowserError(f"{self._where} shows no page; open one first")
-        return (await connection.call("evaluate", {"expression": expression}, deadline=deadline)).get("value")
+        return await self._answer(connection, "evaluate", {"expression": expression}, deadline)
+
+    async def _answer(self, connection: Connection, call: str, parameters: dict[str, str], deadline: float) -> object:
+        """Return the value of a call; raises BrowserError with the page's own message where it throws."""
+        result = await connection.call(call, parameters, deadline=deadline)
+        if "threw" in result:
+            raise BrowserError(f"{self._where}: the page threw: {result['threw']}")
+        return result.get("value")
 
     async def page_runs(self, *, deadline: float) -> bool:
         """Return whether the page's script answers within ``deadline`` seconds."""

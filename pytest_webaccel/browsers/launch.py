@@ -28,10 +28,11 @@ def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
         environment = sorted(f"{name}={value}" for name, value in chosen.items())
         return (*firefox_arguments(headed=headed), *environment, user_js())
     if browser is Browser.DENO:
-        from pytest_webaccel.browsers.deno import deno_arguments, deno_environment
+        from pytest_webaccel.browsers.deno import INTERFACE_VARIABLE, deno_arguments, deno_environment
         from pytest_webaccel.browsers.preferences import VULKAN_VARIABLES
 
-        chosen = {name: os.environ.get(name, "") for name in VULKAN_VARIABLES} | deno_environment()
+        names = (*VULKAN_VARIABLES, INTERFACE_VARIABLE)
+        chosen = {name: os.environ.get(name, "") for name in names} | deno_environment()
         return (*deno_arguments("about:blank"), *sorted(f"{name}={value}" for name, value in chosen.items()))
     return (f"headed={headed}",)
 

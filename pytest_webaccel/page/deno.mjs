@@ -31,8 +31,7 @@ const calls = {
     scope.location = new URL(url);
     if (location.protocol === "http:") await import(new URL("/page/main.mjs", url).href);
   },
-  // Indirect, and so in the global scope.
-  evaluate: ({ expression }) => (0, eval)(expression),
+  evaluate: ({ expression }) => (0, eval)(expression), // indirect, and so in the global scope
 };
 
 /** @param {{id: number, method: string, params: any}} call */
@@ -41,8 +40,8 @@ async function answered({ id, method, params }) {
     const value = (await calls[method](params)) ?? null;
     return JSON.stringify({ id, result: { value } });
   } catch (error) {
-    const message = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-    return JSON.stringify({ id, error: { message } });
+    const threw = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+    return JSON.stringify({ id, result: { threw } });
   }
 }
 
