@@ -161,7 +161,8 @@ function connect(failures = 0) {
   };
 }
 
-watchFiles(/** @type {HTMLInputElement} */ (document.getElementById("webaccel-files")));
+const input = globalThis.document?.getElementById("webaccel-files"); // there is no document in Deno
+if (input) watchFiles(/** @type {HTMLInputElement} */ (input));
 setInterval(() => session.beat(), beatMs);
 addEventListener("error", ({ message }) => session.event("page_error", { message: String(message).slice(0, 300) }));
 addEventListener("unhandledrejection", ({ reason }) =>
