@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel.terms import Browser
-from tests.acceptance.lanes import run_on_webgpu
+from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """
     import numpy
@@ -29,7 +28,7 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("name", [Browser.CHROMIUM, Browser.FIREFOX], ids=str)
-def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, name):
-    result = run_on_webgpu(pytester, monkeypatch, name, SUITE)
+@pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
+def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, lane):
+    result = run_on_lane(pytester, monkeypatch, lane, SUITE)
     result.assert_outcomes(passed=6)

@@ -4,7 +4,8 @@ Every implementation is given ``x`` in the page's memory and hands back ``y`` th
 that a slow moment hits all. What is timed is the page's own time for the whole request: buffers, upload, run, and what
 comes back. The first run, which compiles, is apart. Peers run
 with ``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
-better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours, so more than 1 is faster.
+better counts. A ratio is that of onnxruntime-web on the same backend (the better of its two WebGPU builds) to ours, so
+more than 1 is faster.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ _PEERS: Mapping[str, tuple[Backend, OrtBuild]] = {
     "ort_webnn": (Backend.WEBNN, OrtBuild.JSEP),
     "ort_wasm": (Backend.CPU, OrtBuild.WASM),
 }
-_ON_WEBGPU = ("ort_jsep", "ort_webgpu")
+#: Backends that our own kernels are measured on.
+_OURS = (Backend.WEBGPU, Backend.WEBNN)
 #: Resamplings of an interval.
 _RESAMPLINGS = 2000
 
@@ -111,15 +113,15 @@ class Bench:
         self._worker = worker
         self._leases = leases
 
-    def ours(self, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
-        lease = self._leases[Backend.WEBGPU]
+    def ours(self, backend: Backend, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
+        lease = self._leases[backend]
         work = Computation(program("matmul_nbits", {"x": x, "weights": Resident(weights)}).all_outputs())
 
         def call() -> tuple[float, np.ndarray[Any, Any]]:
             reply = self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             return timings(reply, 0).first_ms, reply.tensors["y"]
 
-        return Sample("ours", Backend.WEBGPU, call)
+        return Sample("ours", backend, call)
 
     def theirs(self, name: str, x: np.ndarray[Any, Any], weights: Packed, accuracy: int) -> Sample:
         """Raise a WebAccelError where it does not load the model."""
@@ -149,7 +151,7 @@ class Bench:
             self._worker.call(lease.lane.here.free_constants(deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
     def samples(self, shape: Shape, x: np.ndarray[Any, Any], weights: Packed) -> list[Sample]:
-        found = [self.ours(x, weights)]
+        found = [self.ours(backend, x, weights) for backend in _OURS if backend in self._leases]
         if shape.bits == 3:  # MatMulNBits has no three bits
             return found
         for name, accuracy in itertools.product(_PEERS, (0, 4)):
@@ -186,9 +188,9 @@ def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sam
     return samples
 
 
-def better(samples: Sequence[Sample]) -> Sample | None:
-    """Return the fastest of onnxruntime-web's on WebGPU that is right."""
-    right = [one for one in samples if one.name.split()[0] in _ON_WEBGPU and one.nmse < 5e-4]
+def better(samples: Sequence[Sample], backend: Backend) -> Sample | None:
+    """Return the fastest of onnxruntime-web's on ``backend`` that is right."""
+    right = [one for one in samples if one.name != "ours" and one.backend is backend and one.nmse < 5e-4]
     return min(right, key=lambda one: statistics.median(one.times), default=None)
 
 
@@ -205,8 +207,8 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
-    beside = better(samples)
     for sample in samples:
+        beside = better(samples, sample.backend)
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
@@ -239,25 +241,28 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[tuple[str, int], dict[Shape, float]] = {}
     for row in rows:
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
+        name = f"ours on {row['lane']}" if name == "ours" else name
         shape = Shape(0, row["rows"], row["k"], row["columns"])
         times = found.setdefault((name, row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
     lines = []
-    for bits in sorted({row["bits"] for row in rows}):
-        ours = found["ours", bits]
-        ratios = [row["ratio"] for row in rows if row["bits"] == bits and "ratio" in row]
+    for name, bits in sorted(found):
+        if not name.startswith("ours"):
+            continue
+        ours, lane = found[name, bits], name.split()[-1]
+        ratios = [row["ratio"] for row in rows if row["bits"] == bits and row["lane"] == lane and "ratio" in row]
         if ratios:
             lines.append(
-                f"{bits} bits: geometric mean {statistics.geometric_mean(ratios):.2f} times as fast as the better "
-                f"WebGPU build of onnxruntime-web over {len(ratios)} shapes, least {min(ratios):.2f}"
+                f"{lane}, {bits} bits: geometric mean {statistics.geometric_mean(ratios):.2f} times as fast as the "
+                f"better onnxruntime-web there over {len(ratios)} shapes, least {min(ratios):.2f}"
             )
-        for about, (name, other) in {"onnxruntime-web's wasm": ("ort_wasm", bits), "our 4 bits": ("ours", 4)}.items():
-            beside = found.get((name, other), {})
+        for about, (other, its) in {"onnxruntime-web's wasm": ("ort_wasm", bits), "our 4 bits": (name, 4)}.items():
+            beside = found.get((other, its), {})
             shared = [beside[shape] / time for shape, time in ours.items() if shape in beside]
-            if shared and (name, other) != ("ours", bits):
+            if shared and (other, its) != (name, bits):
                 mean = statistics.geometric_mean(shared)
                 lines.append(
-                    f"{bits} bits: geometric mean {mean:.2f} times as fast as {about}, least {min(shared):.2f}"
+                    f"{lane}, {bits} bits: geometric mean {mean:.2f} times as fast as {about}, least {min(shared):.2f}"
                 )
     return lines
 
@@ -276,14 +281,13 @@ def main(given: Sequence[str] | None = None) -> int:
         leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
         bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
         for number, shape in enumerate(shapes, 1):
-            rows += rows_of(shape, measure(bench, shape, options), probes)
-            ours = next(row for row in reversed(rows) if row["implementation"] == "ours")
-            faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
-            print(
-                f"{number} of {len(shapes)}: {shape.bits} bits, {shape.rows} x {shape.k} x {shape.columns}: "
-                f"{ours['median_ms']:.1f} ms{faster}",
-                flush=True,
-            )
+            new = rows_of(shape, measure(bench, shape, options), probes)
+            rows += new
+            about = f"{number} of {len(shapes)}: {shape.bits} bits, {shape.rows} x {shape.k} x {shape.columns}"
+            for ours in new:
+                if ours["implementation"] == "ours":
+                    faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
+                    print(f"{about}: {ours['lane']} {ours['median_ms']:.1f} ms{faster}", flush=True)
         for lease in leases.values():
             lease.__exit__(None, None, None)
     finally:

@@ -402,6 +402,13 @@ def test_a_hello_that_names_another_page_than_was_admitted_closes_the_connection
         "/..%2fpage/terms.py",
         "/%2e%2e/terms.py",
         "/nowhere/terms.py",
+        "/kernels/README.md",
+        "/kernels/..%2fpytest_webaccel/terms.py",
+        "/kernels/../pytest_webaccel/terms.py",
+        "/kernels/%2e%2e/pyproject.toml",
+        "/kernels/./README.md",
+        "/kernels/add/..%2f..%2fpytest_webaccel%2fterms.py",
+        "/kernels/add/",
         "/page/.hidden",
         "/page/",
         "/page/%c0%ae%c0%ae%c0%afterms.py",
@@ -423,7 +430,11 @@ def test_a_path_out_of_the_served_folders_is_not_found(path):
 
 def test_what_is_served_says_what_it_is_and_who_may_use_it():
     async def body(target):
-        for path, kind in [("/lane", "text/html"), ("/page/main.mjs", "text/javascript")]:
+        for path, kind in [
+            ("/lane", "text/html"),
+            ("/page/main.mjs", "text/javascript"),
+            ("/kernels/add/add.mjs", "text/javascript"),
+        ]:
             async with target.http.get(target.origin + path) as response:
                 assert response.status == 200
                 assert response.content_type == kind
