@@ -11,7 +11,6 @@ import hmac
 import mimetypes
 import os
 import random
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +20,7 @@ from pytest_webaccel.bridge.channel import Channel
 from pytest_webaccel.bridge.handover import checksum
 from pytest_webaccel.bridge.messages import Limits
 from pytest_webaccel.errors import BridgeError
+from pytest_webaccel.shipped import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -37,6 +37,8 @@ SUBPROTOCOL = "webaccel.1"
 CHECKSUM_HEADER = "X-Webaccel-Crc32"
 _FILE_CHUNK_BYTES = 1 << 18
 _IMMUTABLE = "public, max-age=31536000, immutable"
+#: Folders of this version of the package: another one serves others under the same names.
+_OURS = frozenset({"page", "kernels"})
 
 
 class Bridge:
@@ -54,7 +56,7 @@ class Bridge:
         self.limits = limits or Limits()
         self.port = 0
         self._channels: dict[str, Channel] = {}
-        self._folders: dict[str, Path] = {"page": Path(str(resources.files("pytest_webaccel") / "page"))}
+        self._folders: dict[str, Path] = {"page": shipped("page"), "kernels": shipped("kernels") / "built"}
         self._runner: web.AppRunner | None = None
 
     @property
@@ -130,7 +132,7 @@ class Bridge:
         path = self._folders.get(folder, Path()) / name
         if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not _is_file(path):
             raise web.HTTPNotFound
-        response = web.FileResponse(path, headers=self._headers("no-cache" if folder == "page" else _IMMUTABLE))
+        response = web.FileResponse(path, headers=self._headers("no-cache" if folder in _OURS else _IMMUTABLE))
         kind = "text/javascript" if path.suffix in {".mjs", ".js"} else mimetypes.guess_type(name)[0]
         response.content_type = "application/wasm" if path.suffix == ".wasm" else kind or "application/octet-stream"
         return response

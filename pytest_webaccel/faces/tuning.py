@@ -65,6 +65,8 @@ class Tuner:
             for name, one in inputs.items()
         }
         untuned = program(kernel, resident).lowered(Target.of(probe))
+        if not untuned.chosen:
+            raise ConfigurationError(f"kernel {kernel} has nothing to tune on {probe.lane}")
         trial = _Trial(self._worker, self._lease, kernel, resident, timeout)
         tried = self._choices.tried(probe, untuned)
         try:

@@ -32,7 +32,10 @@ const session = new PageSession(
 const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
 const onnx = new OnnxEngine(device);
 const held = new HeldTensors();
-/** The engine `kernels`, fetched when it is first asked for. @type {Promise<import("./kernels.mjs").Kernels> | null} */
+/**
+ * The engine `kernels`, fetched when it is first asked for.
+ * @type {Promise<import("./kernels.mjs").Kernels | import("./wasm.mjs").WasmKernels> | null}
+ */
 let kernels = null;
 
 /** @type {Record<string, (request: Request) => Promise<Outcome>>} */
@@ -65,7 +68,10 @@ const operations = {
     return { tensors: held.keep(await onnx.run({ ...args, outputs: fetched }, feeds), kept, args.outputs) };
   },
   kernel: async ({ args, tensors, files }) => {
-    kernels ??= import("./kernels.mjs").then(({ Kernels }) => new Kernels(device));
+    kernels ??=
+      backend === "cpu"
+        ? import("./wasm.mjs").then(({ WasmKernels }) => new WasmKernels())
+        : import("./kernels.mjs").then(({ Kernels }) => new Kernels(device));
     const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
     return (await kernels).run(args, [...tensors, ...large]);
   },

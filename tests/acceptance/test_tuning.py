@@ -6,8 +6,10 @@ import json
 
 import duckdb
 
-from pytest_webaccel.terms import Browser
-from tests.acceptance.lanes import run_on_webgpu
+from pytest_webaccel.terms import Lane
+from tests.acceptance.lanes import run_on_lane
+
+LANE = Lane.parse("chromium:webgpu")
 
 TUNED = """
     import dataclasses
@@ -78,7 +80,7 @@ LATER = (
 
 
 def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, monkeypatch):
-    first = run_on_webgpu(pytester, monkeypatch, Browser.CHROMIUM, TUNE)
+    first = run_on_lane(pytester, monkeypatch, LANE, TUNE)
     first.assert_outcomes(passed=2)
     with duckdb.connect("runs.duckdb", read_only=True) as database:
         rows = database.execute(
@@ -89,6 +91,6 @@ def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, mo
     assert all(row[5] >= 2 and row[6] > 0 and row[7] < 1e-6 for row in rows if row[4] == "timed")
     [chosen] = [row for row in rows if row[8]]
     assert sum(row[9] for row in rows) == 1
-    second = run_on_webgpu(pytester, monkeypatch, Browser.CHROMIUM, LATER)
+    second = run_on_lane(pytester, monkeypatch, LANE, LATER)
     second.assert_outcomes(passed=1)
     second.stdout.fnmatch_lines([f"*chosen {json.dumps(json.loads(chosen[3]), sort_keys=True)}"])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_webaccel.engines.kernels.program import Output, Tensor
+    from pytest_webaccel.engines.kernels.state import Cell
     from pytest_webaccel.terms import Backend, ProbeResult
 
 __all__ = ["Constant", "Dispatch", "Operand", "Target", "spread"]
@@ -51,7 +52,7 @@ class Constant:
 
 
 #: What a dispatch reads: sent with it, computed by another, or kept on the device.
-Operand: TypeAlias = "NDArray[Any] | Tensor | Constant"
+Operand: TypeAlias = "NDArray[Any] | Tensor | Constant | Cell"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

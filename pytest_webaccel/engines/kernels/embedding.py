@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program
@@ -63,4 +64,12 @@ def embedding(
             workgroups=workgroups,
         )
 
-    return Program("embedding", {"ids": rows, "table": table}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        operand, words = matrix_operand(table, by_rows)
+        inputs = {"ids": rows.astype(np.uint32), "packed": operand}
+        uniform = (rows.size * form.columns, form.columns, form.groups, words.scales, words.zeros)
+        return on_cpu("embedding", inputs, outputs, uniform, form.constants(), given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program("embedding", {"ids": rows, "table": table}, outputs, ways, constants or {})

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
-from pytest_webaccel.engines.kernels.weights import by_columns, matrix_form, matrix_operand
+from pytest_webaccel.engines.kernels.weights import by_columns, by_tiles, matrix_form, matrix_operand
 from pytest_webaccel.engines.packing.layout import BLOCK, places
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
@@ -84,7 +85,14 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
             needs=("subgroups",) if quads else (),
         )
 
-    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        operand, words = matrix_operand(weights, by_tiles)
+        uniform = (rows, columns, form.columns, form.groups, words.scales, words.zeros)
+        return on_cpu("matmul_nbits", {"x": x, "packed": operand}, outputs, uniform, form.constants(), given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, ways, constants or {})
 
 
 def _tile(rows: int) -> dict[str, int]:

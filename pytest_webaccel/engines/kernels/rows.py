@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
@@ -235,7 +236,12 @@ def _program(
             workgroups=groups,
         )
 
-    return Program(name, inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        return on_cpu(name, inputs, outputs, uniform, form, given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program(name, inputs, outputs, ways, constants or {})
 
 
 def _floats(name: str, array: Floats) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from pytest_webaccel.engines.kernels.dispatch import Constant
 from pytest_webaccel.engines.kernels.program import require
 from pytest_webaccel.engines.packing import Packed
-from pytest_webaccel.engines.packing.layout import BLOCK
+from pytest_webaccel.engines.packing.layout import BLOCK, unpack
+from pytest_webaccel.engines.packing.tiles import code_tiles, tiles
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "array_operand",
     "by_columns",
     "by_rows",
+    "by_tiles",
     "matrix_form",
     "matrix_operand",
 ]
@@ -148,6 +150,14 @@ def by_columns(weights: Weights) -> Words:
         return _words([_floats(weights).T], [], [])
     zeros = [] if weights.zeros is None else [weights.zeros.T]
     return _words([weights.words.T], [weights.scales.T], zeros)
+
+
+def by_tiles(weights: Weights) -> Words:
+    """Return weights 16 rows side by side (``kernels/matmul_nbits/matmul_nbits.c``)."""
+    if not isinstance(weights, Packed):
+        return _words([tiles(_floats(weights))], [], [])
+    zeros = [] if weights.zeros is None else [tiles(weights.zeros)]
+    return _words([code_tiles(unpack(weights.words, weights.bits), weights.bits)], [tiles(weights.scales)], zeros)
 
 
 def _floats(weights: NDArray[Any]) -> NDArray[np.uint32]:
