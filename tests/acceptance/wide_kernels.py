@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.webaccel(backend="webgpu")
+pytestmark = pytest.mark.webaccel(backend=["webgpu", "cpu"])
 
 Array = Any
 
@@ -92,6 +92,11 @@ def hold(webaccel: Any, cases: list[Case]) -> None:
     COUNT.cases += len(cases)
     COUNT.requests += 1
     COUNT.seconds += time.perf_counter() - begun
+
+
+def tuned(webaccel: Any, workgroup: int) -> dict[str, Any]:
+    """Return the constants for a workgroup of so many; a CPU has none."""
+    return {"constants": {"WORKGROUP": workgroup}} if webaccel.lane.backend == "webgpu" else {}
 
 
 # -- values ----------------------------------------------------------------------------------
@@ -211,7 +216,7 @@ def test_each(webaccel, drawn):
         x = values(chance, (count, columns), kind) * np.float32(spread)
         wide = x.astype(np.float64)
         size, told = np.abs(wide), f"{count} x {columns}, {kind} by {spread}, {seed}"
-        asked = {"constants": {"WORKGROUP": workgroup}}
+        asked = tuned(webaccel, workgroup)
 
         with np.errstate(over="ignore"):
             right = wide / (1 + np.exp(-wide))
@@ -243,7 +248,7 @@ def test_rows(webaccel, drawn):
         chance = np.random.default_rng(seed)
         x = values(chance, (count, columns), kind, LARGE) + np.float32(around)
         told = f"{count} x {columns}, {kind} around {around}, {seed}"
-        asked = {"constants": {"WORKGROUP": workgroup}}
+        asked = tuned(webaccel, workgroup)
         cases += [
             softmax(x, asked, told),
             layer_norm(x, values(chance, (2, columns), "plain"), asked, told),
@@ -369,7 +374,7 @@ def test_attention(webaccel, form, drawn, workgroup):
             query = (chance.standard_normal((form.heads, form.dim)) * 4).astype(np.float32)
             right = attention(query.astype(np.float64), cache.keys(), cache.values()).astype(np.float64)
             bound = np.full(right.shape, 1e-4 * np.abs(cache.values()).max() + LEAST)
-            program = KERNELS["attention"](query, cache, constants={"WORKGROUP": workgroup})
+            program = KERNELS["attention"](query, cache, **tuned(webaccel, workgroup))
             cases.append(Case(program, right, bound, f"attention {form}, {tokens} tokens, {seed}", plain=False))
     if cases:
         hold(webaccel, cases)
