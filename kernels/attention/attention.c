@@ -2,20 +2,21 @@
 //
 //   y[h] = sum over t of p[t] * value[t, h],  p = softmax over t of (q[h] . key[t, h] * scale)
 //
-// Head by head, 32 tokens at a time, with the softmax kept up as it goes: the largest score so far, the sum of exponents,
-// and the sum of values, both scaled down where a larger score comes. Nothing as long as the context is ever written.
+// Head by head, 32 tokens at a time, with the softmax kept up as it goes: the largest score so far, the sum of
+// exponents, and the sum of values, both scaled down where a larger score comes. Nothing as long as the context is ever
+// written.
 //
-// Old tokens lie in blocks of GROUP, quantised as pytest_webaccel/engines/packing/cache.py says: a key's scale belongs to
-// a channel of a block where KEYS_BY_CHANNEL, else to a token and GROUP channels; a value's always to the latter. Recent
-// tokens are whole, in a ring of slots. Scales of a cache are float16, and it has zeros.
+// Old tokens lie in blocks of GROUP, quantised as pytest_webaccel/engines/packing/cache.py says: a key's scale belongs
+// to a channel of a block where KEYS_BY_CHANNEL, else to a token and GROUP channels; a value's always to the latter.
+// Recent tokens are whole, in a ring of slots. Scales of a cache are float16, and it has zeros.
 //
 //   q       f32, (heads, dim)
 //   packed  u32: the keys of all blocks as shared/packed.h says, and after them the values
 //   recent  u32: (2, slots, heads, dim), keys and values, two float16 a word where RECENT_BITS is 16, else float32
 //   y       f32, (heads, dim)
-//   args    u32: heads, dim, blocks, recent tokens, the slot of the oldest of them, slots, where in packed the scales of
-//           the keys begin, their zeros, the codes of the values, their scales, their zeros, and the bits of scale, a
-//           float32; BITS, GROUP, KEYS_BY_CHANNEL, RECENT_BITS
+//   args    u32: heads, dim, blocks, recent tokens, the slot of the oldest of them, slots, where in packed the scales
+//           of the keys begin, their zeros, the codes of the values, their scales, their zeros, and the bits of scale,
+//           a float32; BITS, GROUP, KEYS_BY_CHANNEL, RECENT_BITS
 
 #include "../shared/maths.h"
 #include "../shared/packed.h"
@@ -33,8 +34,8 @@ typedef struct {
   const Args *args;
 } Cache;
 
-// Stores what the key (part 0) or the value (part 1) of token `t` stands for, from channel `from` on: up to 32 channels,
-// and none from `end` on. Returns how many.
+// Stores what the key (part 0) or the value (part 1) of token `t` stands for, from channel `from` on: up to 32
+// channels, and none from `end` on. Returns how many.
 static u32 channels_of(float *to, const Cache *cache, u32 part, u32 t, u32 from, u32 end) {
   const Args *args = cache->args;
   const u32 *packed = cache->packed;

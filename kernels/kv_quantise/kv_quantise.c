@@ -3,14 +3,14 @@
 //   scale = (most - least) / (2^BITS - 1) as float16, zero among them;  zero = rint(-least / scale)
 //   code = clamp(rint(x / scale) + zero, 0, 2^BITS - 1)
 //
-// That is how pytest_webaccel/engines/packing quantises to nearest with zero points. Where KEYS_BY_CHANNEL, a group of keys
-// is one channel of all tokens, else GROUP channels of one token; a group of values is always the latter.
+// That is how pytest_webaccel/engines/packing quantises to nearest with zero points. Where KEYS_BY_CHANNEL, a group of
+// keys is one channel of all tokens, else GROUP channels of one token; a group of values is always the latter.
 //
 //   recent  u32, as kernels/kv_append writes it
 //   packed  u32, the cache's blocks, as kernels/attention reads them
-//   args    u32: width, slot, slots, block, groups of keys in a block, groups of values, where in packed the scales of the
-//           keys begin, their zeros, the codes of the values, their scales, their zeros; BITS, GROUP, KEYS_BY_CHANNEL,
-//           RECENT_BITS
+//   args    u32: width, slot, slots, block, groups of keys in a block, groups of values, where in packed the scales
+//           of the keys begin, their zeros, the codes of the values, their scales, their zeros; BITS, GROUP,
+//           KEYS_BY_CHANNEL, RECENT_BITS
 
 #include "../shared/recent.h"
 
@@ -18,7 +18,8 @@
 #define MOST_GROUP 128
 
 typedef struct {
-  u32 width, slot, slots, block, key_groups, value_groups, key_scales, key_zeros, value_codes, value_scales, value_zeros;
+  u32 width, slot, slots, block, key_groups, value_groups;
+  u32 key_scales, key_zeros, value_codes, value_scales, value_zeros;
   u32 bits, group, by_channel, recent_bits;
 } Args;
 

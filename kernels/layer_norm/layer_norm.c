@@ -1,7 +1,7 @@
 // y = (x - mean) / sqrt(variance + epsilon) * weight + bias, row by row.
 //
-// Sums are taken in float64, and the mean is taken off in two parts, a float32 and what it lacks: where the mean is large
-// beside the spread, its rounding alone would show.
+// Sums are taken in float64, and the mean is taken off in two parts, a float32 and what it lacks: where the mean is
+// large beside the spread, its rounding alone would show.
 //
 //   x       f32, (rows, columns)
 //   weight  f32, (columns)

@@ -46,16 +46,16 @@ static float across[DEPTH * MOST_ROWS] __attribute__((aligned(64)));
 
 #define FIELD(bytes, shift, mask) wasm_v128_and(wasm_u16x8_shr(bytes, shift), wasm_u8x16_const_splat(mask))
 
-// The high bytes of code - 2^(bits - 1) in bfloat16, by code, for 2, 3 or 4 bits.
+// The high bytes of code - 2^(bits - 1) in bfloat16, by code, for 2, 3 or 4 bits; of 3 once more from 8 on, of 4 to 7.
 INLINE v128_t high_bytes(u32 bits) {
   if (bits == 2) return wasm_u8x16_const(0xc0, 0xbf, 0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-  if (bits == 3) return wasm_u8x16_const(0xc0, 0xc0, 0xc0, 0xbf, 0, 0x3f, 0x40, 0x40, 0, 0, 0, 0, 0, 0, 0, 0);
+  if (bits == 3) return wasm_u8x16_const(0xc0, 0xc0, 0xc0, 0xbf, 0, 0x3f, 0x40, 0x40, 0, 0x3f, 0x40, 0x40, 0, 0, 0, 0);
   return wasm_u8x16_const(0xc1, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xbf, 0, 0x3f, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40);
 }
 
 INLINE v128_t low_bytes(u32 bits) {
   if (bits == 2) return wasm_u8x16_const(0, 0x80, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-  if (bits == 3) return wasm_u8x16_const(0x80, 0x40, 0, 0x80, 0, 0x80, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0);
+  if (bits == 3) return wasm_u8x16_const(0x80, 0x40, 0, 0x80, 0, 0x80, 0, 0x40, 0, 0x80, 0, 0x40, 0, 0, 0, 0);
   return wasm_u8x16_const(0, 0xe0, 0xc0, 0xa0, 0x80, 0x40, 0, 0x80, 0, 0x80, 0, 0x40, 0x80, 0xa0, 0xc0, 0xe0);
 }
 
@@ -63,7 +63,7 @@ INLINE v128_t low_bytes(u32 bits) {
 // other eight. `zeros` are INTEGERS + zero.
 INLINE Four differences(v128_t codes, const v128_t *zeros, u32 bits, u32 has_zeros) {
   if (bits < 8 && !has_zeros) {
-    v128_t high = wasm_i8x16_swizzle(high_bytes(bits), codes), low = wasm_i8x16_swizzle(low_bytes(bits), codes);
+    v128_t high = look_up(high_bytes(bits), codes), low = look_up(low_bytes(bits), codes);
     v128_t one = wasm_i8x16_shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
     v128_t two = wasm_i8x16_shuffle(low, high, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     v128_t upper = wasm_u32x4_const_splat(0xffff0000);
@@ -71,16 +71,17 @@ INLINE Four differences(v128_t codes, const v128_t *zeros, u32 bits, u32 has_zer
                    wasm_v128_and(two, upper)}};
   }
   v128_t integers = splat(INTEGERS);
-  Four all = {{wasm_i8x16_swizzle(codes, PICK(0, 2, 4, 6)), wasm_i8x16_swizzle(codes, PICK(1, 3, 5, 7)),
-               wasm_i8x16_swizzle(codes, PICK(8, 10, 12, 14)), wasm_i8x16_swizzle(codes, PICK(9, 11, 13, 15))}};
+  Four all = {{look_up(codes, PICK(0, 2, 4, 6)), look_up(codes, PICK(1, 3, 5, 7)),
+               look_up(codes, PICK(8, 10, 12, 14)), look_up(codes, PICK(9, 11, 13, 15))}};
 #pragma unroll
   for (int j = 0; j < 4; j++) all.at[j] = wasm_f32x4_sub(wasm_v128_or(all.at[j], integers), zeros[j]);
   return all;
 }
 
 // Returns the codes of eight places, 16 columns each. Three bits: two codes lie in each of three vectors, and the other
-// two in what is left of them, their highest bits in the third.
-INLINE Eight codes_of(const u8 *from, u32 bits) {
+// two in what is left of them, their highest bits in the third. Of these a table may be asked by `numbers` in place of
+// codes, which take a step less: 8 to 11 stand for 4 to 7.
+INLINE Eight codes_of(const u8 *from, u32 bits, u32 numbers) {
   Eight all;
   if (bits == 8) {
 #pragma unroll
@@ -93,10 +94,10 @@ INLINE Eight codes_of(const u8 *from, u32 bits) {
     for (int i = 0; i < 8; i++) all.at[i] = FIELD(load(from + i / 4 * 16), i % 4 * 2, 3);
   } else {
 #pragma unroll
-    for (int i = 0; i < 6; i++) all.at[i] = FIELD(load(from + i / 2 * 16), i % 2 * 3, 7);
+    for (int i = 0; i < 6; i++) all.at[i] = FIELD(load(from + i / 2 * 16), i < 4 ? i % 2 * 3 : i % 2 * 4, 7);
     v128_t third = load(from + 32);
-    all.at[6] = wasm_v128_or(FIELD(load(from), 6, 3), FIELD(third, 4, 4));
-    all.at[7] = wasm_v128_or(FIELD(load(from + 16), 6, 3), FIELD(third, 5, 4));
+    all.at[6] = wasm_v128_or(FIELD(load(from), 6, 3), numbers ? FIELD(third, 0, 8) : FIELD(third, 1, 4));
+    all.at[7] = wasm_v128_or(FIELD(load(from + 16), 6, 3), numbers ? FIELD(third, 4, 8) : FIELD(third, 5, 4));
   }
   return all;
 }
@@ -118,8 +119,8 @@ INLINE Four zeros_of(const Args *args, const u32 *packed, u32 at) {
   v128_t integers = splat(INTEGERS);
   if (args->has_zeros) {
     v128_t zeros = load(packed + args->zeros + at * TILE / 4);
-    all = (Four){{wasm_i8x16_swizzle(zeros, PICK(0, 1, 2, 3)), wasm_i8x16_swizzle(zeros, PICK(4, 5, 6, 7)),
-                  wasm_i8x16_swizzle(zeros, PICK(8, 9, 10, 11)), wasm_i8x16_swizzle(zeros, PICK(12, 13, 14, 15))}};
+    all = (Four){{look_up(zeros, PICK(0, 1, 2, 3)), look_up(zeros, PICK(4, 5, 6, 7)),
+                  look_up(zeros, PICK(8, 9, 10, 11)), look_up(zeros, PICK(12, 13, 14, 15))}};
   } else {
     v128_t zeros = wasm_u32x4_splat(1u << (args->bits - 1));
     all = (Four){{zeros, zeros, zeros, zeros}};
@@ -149,7 +150,7 @@ INLINE void one_row(const float *x, const u32 *packed, float *y, const Args *arg
       Four zeros = zeros_of(args, packed, at);
       v128_t part[2][4] = {{splat(0), splat(0), splat(0), splat(0)}, {splat(0), splat(0), splat(0), splat(0)}};
       for (u32 i = 0; i < group; i += 8, codes += 16 * bits) {
-        Eight eight = codes_of(codes, bits);
+        Eight eight = codes_of(codes, bits, !has_zeros);
 #pragma unroll
         for (int p = 0; p < 8; p++) {
           Four weights = differences(eight.at[p], zeros.at, bits, has_zeros);
@@ -174,7 +175,10 @@ static void one_row_of_floats(const float *x, const float *weights, float *y, co
     u32 k = 0;
     for (; k + 2 <= args->k; k += 2) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) part[i / 4][i % 4] = madd(load(own + k * TILE + i * 4), load_splat(x + k + i / 4), part[i / 4][i % 4]);
+      for (int i = 0; i < 8; i++) {
+        v128_t *sum = &part[i / 4][i % 4];
+        *sum = madd(load(own + k * TILE + i * 4), load_splat(x + k + i / 4), *sum);
+      }
     }
     if (k < args->k) {
 #pragma unroll
@@ -195,7 +199,7 @@ INLINE void fill_panel(const u32 *packed, const Args *args, u32 tile, u32 from, 
     u32 at = tile * args->groups + (from + done) / group;
     Four zeros = zeros_of(args, packed, at), scales = scales_of(args, packed, at);
     for (u32 i = 0; i < group; i += 8, codes += 16 * bits) {
-      Eight eight = codes_of(codes, bits);
+      Eight eight = codes_of(codes, bits, !has_zeros);
 #pragma unroll
       for (int p = 0; p < 8; p++, to += TILE) {
         Four weights = differences(eight.at[p], zeros.at, bits, has_zeros);
@@ -213,8 +217,7 @@ static void lay_across(const float *x, const Args *args, u32 row, u32 rows, u32 
   for (u32 r = 0; r < rows; r += ROWS, to += depth * ROWS) {
     for (u32 s = 0; s < ROWS; s++) {
       u32 own = r + s < rows ? there : 0;
-      const float *line = x + (row + r + s) * k + from;
-      for (u32 i = 0; i < own; i++) to[i * ROWS + s] = line[i];
+      for (u32 i = 0; i < own; i++) to[i * ROWS + s] = x[(row + r + s) * k + from + i];
       for (u32 i = own; i < depth; i++) to[i * ROWS + s] = 0;
     }
   }

@@ -2,8 +2,8 @@
 //
 //   y[r, h] = sum over t of p[t] * v[t, h],  p = softmax over t of (q[r, h] . k[t, h] * scale)
 //
-// Four rows of a head are computed at once, a lane each, so that a softmax goes down the lanes. Their scores over all rows
-// are kept: there may be 2048.
+// Four rows of a head are computed at once, a lane each, so that a softmax goes down the lanes. Their scores over all
+// rows are kept: there may be 2048.
 //
 //   q     f32, (rows, heads, dim)
 //   k     f32, (rows, heads, dim)

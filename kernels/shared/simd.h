@@ -36,6 +36,15 @@ INLINE v128_t madd(v128_t a, v128_t b, v128_t c) {
 #endif
 }
 
+// Bytes of a table by their numbers, 0 to 15; 0 for a number from 128 on.
+INLINE v128_t look_up(v128_t table, v128_t numbers) {
+#ifdef __wasm_relaxed_simd__
+  return wasm_i8x16_relaxed_swizzle(table, numbers);
+#else
+  return wasm_i8x16_swizzle(table, numbers);
+#endif
+}
+
 // The first `count` of four, zeros for the others.
 INLINE v128_t load_some(const float *from, u32 count) {
   float all[LANES] = {0};

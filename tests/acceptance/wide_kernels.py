@@ -47,6 +47,11 @@ WIDE = settings(
 )
 
 
+def tuned(webaccel: Any, **constants: int) -> dict[str, Any]:
+    """Return how a kernel is asked to run with tunable constants; on a CPU it has none."""
+    return {"constants": constants} if webaccel.lane.backend == "webgpu" else {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """A program, and by how much each element of its answer may be off ``right``."""
@@ -92,11 +97,6 @@ def hold(webaccel: Any, cases: list[Case]) -> None:
     COUNT.cases += len(cases)
     COUNT.requests += 1
     COUNT.seconds += time.perf_counter() - begun
-
-
-def tuned(webaccel: Any, workgroup: int) -> dict[str, Any]:
-    """Return the constants for a workgroup of so many; a CPU has none."""
-    return {"constants": {"WORKGROUP": workgroup}} if webaccel.lane.backend == "webgpu" else {}
 
 
 # -- values ----------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_each(webaccel, drawn):
         x = values(chance, (count, columns), kind) * np.float32(spread)
         wide = x.astype(np.float64)
         size, told = np.abs(wide), f"{count} x {columns}, {kind} by {spread}, {seed}"
-        asked = tuned(webaccel, workgroup)
+        asked = tuned(webaccel, WORKGROUP=workgroup)
 
         with np.errstate(over="ignore"):
             right = wide / (1 + np.exp(-wide))
@@ -248,7 +248,7 @@ def test_rows(webaccel, drawn):
         chance = np.random.default_rng(seed)
         x = values(chance, (count, columns), kind, LARGE) + np.float32(around)
         told = f"{count} x {columns}, {kind} around {around}, {seed}"
-        asked = tuned(webaccel, workgroup)
+        asked = tuned(webaccel, WORKGROUP=workgroup)
         cases += [
             softmax(x, asked, told),
             layer_norm(x, values(chance, (2, columns), "plain"), asked, told),
@@ -374,7 +374,7 @@ def test_attention(webaccel, form, drawn, workgroup):
             query = (chance.standard_normal((form.heads, form.dim)) * 4).astype(np.float32)
             right = attention(query.astype(np.float64), cache.keys(), cache.values()).astype(np.float64)
             bound = np.full(right.shape, 1e-4 * np.abs(cache.values()).max() + LEAST)
-            program = KERNELS["attention"](query, cache, **tuned(webaccel, workgroup))
+            program = KERNELS["attention"](query, cache, **tuned(webaccel, WORKGROUP=workgroup))
             cases.append(Case(program, right, bound, f"attention {form}, {tokens} tokens, {seed}", plain=False))
     if cases:
         hold(webaccel, cases)

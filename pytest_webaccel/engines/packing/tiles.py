@@ -3,7 +3,7 @@
 A tile is 16 rows. Eight codes of each of them, side by side along its columns, take as many vectors of 16 bytes as a
 code has bits; a byte belongs to one row. Of 4 and 2 bits, codes lie in a byte one after the other, the first in its
 lowest bits. Of 3 bits, each of three bytes has two codes so, and what is left of them has the last two: their lower
-bits in the first and the second, their highest bits in the third.
+bits in the first and the second, their highest bits in the third, each behind one of its codes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def code_tiles(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         vectors = [
             at[0] | at[1] << 3 | at[6] << 6,
             at[2] | at[3] << 3 | at[7] << 6,
-            at[4] | at[5] << 3 | last << 6 | highest << 7,
+            at[4] | last << 3 | at[5] << 4 | highest << 7,
         ]
     else:
         each = _PLACES // bits

@@ -16,9 +16,10 @@ def code_at(packed: np.ndarray, bits: int, row: int, column: int) -> int:
     byte = within // 8 * 8 + within % 4 * 2 + within // 4 % 2
     place = column % 8
     if bits == 3 and place >= 6:
-        return int(vectors[place - 6, byte] >> 6 | (vectors[2, byte] >> place & 1) << 2)
+        return int(vectors[place - 6, byte] >> 6 | (vectors[2, byte] >> (3 if place == 6 else 7) & 1) << 2)
     each = 2 if bits == 3 else 8 // bits
-    return int(vectors[place // each, byte] >> (place % each * bits) & (2**bits - 1))
+    apart = 4 if (bits, place // each) == (3, 2) else bits
+    return int(vectors[place // each, byte] >> (place % each * apart) & (2**bits - 1))
 
 
 @settings(deadline=None)
