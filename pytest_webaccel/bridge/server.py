@@ -56,7 +56,8 @@ class Bridge:
         self.limits = limits or Limits()
         self.port = 0
         self._channels: dict[str, Channel] = {}
-        self._folders: dict[str, Path] = {"page": shipped("page"), "kernels": shipped("kernels") / "built"}
+        self._folders: dict[str, Path] = {"page": shipped("page")}
+        self._folders |= {f"kernels/{part.name}": part for part in shipped("kernels").iterdir() if part.is_dir()}
         self._runner: web.AppRunner | None = None
 
     @property
@@ -71,6 +72,7 @@ class Bridge:
         app.router.add_get("/socket", self._guarded(self._socket))
         app.router.add_get("/blob/{key}", self._guarded(self._blob))
         app.router.add_get("/{folder}/{name}", self._guarded(self._static))
+        app.router.add_get("/{folder:kernels/[a-z_]+}/{name}", self._guarded(self._static))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -132,7 +134,8 @@ class Bridge:
         path = self._folders.get(folder, Path()) / name
         if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not _is_file(path):
             raise web.HTTPNotFound
-        response = web.FileResponse(path, headers=self._headers("no-cache" if folder in _OURS else _IMMUTABLE))
+        ours = folder.partition("/")[0] in _OURS
+        response = web.FileResponse(path, headers=self._headers("no-cache" if ours else _IMMUTABLE))
         kind = "text/javascript" if path.suffix in {".mjs", ".js"} else mimetypes.guess_type(name)[0]
         response.content_type = "application/wasm" if path.suffix == ".wasm" else kind or "application/octet-stream"
         return response

@@ -96,8 +96,9 @@ class Tuner:
         seconds: float,
     ) -> None:
         """Add candidates to ``tried`` until the search ends, or its time."""
+        probe = self._lease.lane.probe
         until = time.monotonic() + seconds
-        search = (every if whole else descend)(manifest(kernel).tunable, untuned.chosen, trial.fits)
+        search = (every if whole else descend)(manifest(kernel, probe.lane.backend).tunable, untuned.chosen, trial.fits)
         candidate = next(search)
         with contextlib.suppress(StopIteration):
             while True:

@@ -8,7 +8,7 @@ import { OperationError, asOperationError } from "./onnx.mjs";
 /** @typedef {import("./kernels.mjs").Sent} Sent */
 /** @typedef {{at: number, bytes: number}} Place */
 
-const FOLDER = new URL("/kernels/", location.href);
+const FOLDER = new URL("/kernels/built/", location.href);
 const BYTES_OF_WORD = 4;
 
 /** An instance with its memory, and what is kept there. */

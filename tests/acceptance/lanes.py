@@ -13,8 +13,13 @@ __all__ = ["KERNEL_LANES", "run_on_lane"]
 #: Lanes that have kernels of our own.
 KERNEL_LANES = tuple(
     Lane(browser, backend)
-    for browser in (Browser.CHROMIUM, Browser.FIREFOX)
-    for backend in (Backend.WEBGPU, Backend.CPU)
+    for browser, backend in (
+        (Browser.CHROMIUM, Backend.WEBGPU),
+        (Browser.CHROMIUM, Backend.WEBNN),
+        (Browser.CHROMIUM, Backend.CPU),
+        (Browser.FIREFOX, Backend.WEBGPU),
+        (Browser.FIREFOX, Backend.CPU),
+    )
 )
 
 CACHE = cache_root()  # before pytester moves HOME

@@ -7,6 +7,7 @@ import pytest
 from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """
+    import contextlib
     import math
 
     import numpy
@@ -19,7 +20,19 @@ SUITE = """
     from pytest_webaccel.engines.kernels.rows import layer_norm, silu
     from pytest_webaccel.engines.packing import Packed, quantise
     from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
-    from pytest_webaccel.errors import ConfigurationError, FeedError
+    from pytest_webaccel.errors import ConfigurationError, DamagedLaneError, FeedError
+
+    #: Tunable constants that are tried with odd shapes, by backend.
+    TRIED = {
+        "webgpu": [
+            {"WORKGROUP": 32, "TILE_ROWS": 1, "TILE_COLUMNS": 1, "SPLIT": 1},
+            {"WORKGROUP": 32, "TILE_ROWS": 8, "TILE_COLUMNS": 2, "SPLIT": 1},
+            {"WORKGROUP": 32, "TILE_ROWS": 1, "TILE_COLUMNS": 1, "SPLIT": 4},
+            {"WORKGROUP": 32, "TILE_ROWS": 2, "TILE_COLUMNS": 8, "SPLIT": 8},
+        ],
+        "webnn": [{"BAKED": 0}, {"BAKED": 1}, {"CODES": 1}],
+        "cpu": [None],
+    }
 
 
     def nmse(got, x, weights):
@@ -28,11 +41,11 @@ SUITE = """
 
 
     def tuned(webaccel, **constants):
-        return {"constants": constants} if webaccel.lane.backend == "webgpu" else {}  # a CPU has nothing to tune
+        return {"constants": constants} if webaccel.lane.backend == "webgpu" else {}
 
 
     def breaking(webaccel):
-        return "device_destroyed" if webaccel.lane.backend == "webgpu" else "page_reload"
+        return "page_reload" if webaccel.lane.backend == "cpu" else "device_destroyed"
 
 
     def drawn(rows, columns, k, **options):
@@ -53,16 +66,15 @@ SUITE = """
     @pytest.mark.parametrize("bits", [3, 4])
     def test_odd_shapes(webaccel, rows, columns, k, bits):
         x, weights = drawn(rows, columns, k, bits=bits, scales="f4")
-        for tile in ((1, 1, 1), (8, 2, 1), (1, 1, 4), (2, 8, 8)):
-            asked = tuned(webaccel, **dict(zip(("TILE_ROWS", "TILE_COLUMNS", "SPLIT"), tile)), WORKGROUP=32)
-            y = webaccel.kernel("matmul_nbits", x=x, weights=weights, **asked)["y"]
-            assert nmse(y, x, weights) < 1e-6, tile
+        kept = Resident(weights)
+        for constants in TRIED[webaccel.lane.backend]:
+            y = webaccel.kernel("matmul_nbits", x=x, weights=kept, constants=constants)["y"]
+            assert nmse(y, x, weights) < 1e-6, constants
 
 
+    @pytest.mark.webaccel(backend="webgpu")
     @pytest.mark.parametrize("k", [33, 64])
     def test_quads(webaccel, k):
-        if webaccel.lane.backend != "webgpu":
-            pytest.skip("a CPU has no subgroups")
         x, weights = drawn(5, 70, k, bits=4)
         ask = lambda: webaccel.kernel("matmul_nbits", x=x, weights=weights, constants={"QUADS": 1})["y"]
         if "subgroups" in webaccel.probe.features:
@@ -249,8 +261,8 @@ SUITE = """
 
 
     def test_functions_over_all_that_is_finite(webaccel):
-        if webaccel.lane.backend == "webgpu":
-            pytest.skip("what a GPU's exp does at its ends is its driver's")
+        if webaccel.lane.backend != "cpu":
+            pytest.skip("what a driver's exp does at its ends is its own")
         large = numpy.float32(3e38)
         x = numpy.concatenate([numpy.linspace(-110, 110, 4001), [0, 1e-45, -1e-45, 1e-30, large, -large]]).astype("f4")
         wide = x.astype(float)
@@ -312,12 +324,13 @@ SUITE = """
 
 
     def test_a_device_that_was_lost_when_nobody_looked_is_mended(webaccel, _webaccel_lease, _webaccel_worker):
-        if webaccel.lane.backend != "webgpu":
+        if webaccel.lane.backend == "cpu":
             pytest.skip("a CPU is no device that is lost")
         x, weights = drawn(2, 8, 64, bits=3)
         before = webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"]
         channel = _webaccel_lease.lane.here.channel
-        _webaccel_worker.call(channel.request("harm", {"kind": "device_destroyed"}, deadline=10), deadline=10)
+        with contextlib.suppress(DamagedLaneError):  # on WebNN the loss is told before the answer
+            _webaccel_worker.call(channel.request("harm", {"kind": "device_destroyed"}, deadline=10), deadline=10)
         numpy.testing.assert_allclose(webaccel.kernel("matmul_nbits", x=x, weights=weights)["y"], before, rtol=1e-6)
 
 
@@ -333,5 +346,5 @@ SUITE = """
 @pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
 def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytester, monkeypatch, lane):
     result = run_on_lane(pytester, monkeypatch, lane, SUITE)
-    skipped = 3
+    skipped = 3  # of WebGPU what is not finite or at the ends, elsewhere subgroups and a lost device or such ends
     result.assert_outcomes(passed=16 + 8 + 4 + 4 + 2 + 10 - skipped, skipped=skipped)

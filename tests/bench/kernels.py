@@ -52,10 +52,12 @@ _PEERS: Mapping[str, tuple[Backend, OrtBuild]] = {
 #: The peers that ours is held against, by its backend.
 _BESIDE: Mapping[Backend, tuple[str, ...]] = {
     Backend.WEBGPU: ("ort_jsep", "ort_webgpu"),
+    Backend.WEBNN: ("ort_webnn",),
     Backend.CPU: ("ort_wasm",),
 }
 _ABOUT: Mapping[Backend, str] = {
     Backend.WEBGPU: "the better WebGPU build of onnxruntime-web",
+    Backend.WEBNN: "onnxruntime-web on WebNN",
     Backend.CPU: "onnxruntime-web's wasm",
 }
 #: Resamplings of an interval.
@@ -87,7 +89,7 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
     parser.add_argument("--browser", choices=[str(Browser.CHROMIUM), str(Browser.FIREFOX)], default="chromium")
-    parser.add_argument("--backends", type=Backend, nargs="+", default=list(_BESIDE), help="those of ours: webgpu, cpu")
+    parser.add_argument("--backends", type=Backend, nargs="+", help="those of ours; all that work here by default")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 2, 3, 8])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="of k and of the columns")
@@ -219,6 +221,7 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
+        beside = better(samples, sample.backend)
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
@@ -285,6 +288,7 @@ def main(given: Sequence[str] | None = None) -> int:
         options.bits, options.sizes, options.rounds = [4], [1024], 5
     table = tuple(probe for probe in lanes_table([Browser(options.browser)]) if probe.works)
     probes = {probe.lane.backend: probe for probe in table}
+    options.backends = options.backends or [backend for backend in _BESIDE if backend in probes]
     if missing := set(options.backends) - set(probes):
         lanes = ", ".join(f"{options.browser}:{backend}" for backend in sorted(missing))
         raise SystemExit(f"{lanes} does not work here; see `python -m pytest_webaccel doctor`")

@@ -402,6 +402,13 @@ def test_a_hello_that_names_another_page_than_was_admitted_closes_the_connection
         "/..%2fpage/terms.py",
         "/%2e%2e/terms.py",
         "/nowhere/terms.py",
+        "/kernels/README.md",
+        "/kernels/..%2fpytest_webaccel/terms.py",
+        "/kernels/../pytest_webaccel/terms.py",
+        "/kernels/%2e%2e/pyproject.toml",
+        "/kernels/./README.md",
+        "/kernels/add/..%2f..%2fpytest_webaccel%2fterms.py",
+        "/kernels/add/",
         "/page/.hidden",
         "/kernels/../build.py",
         "/kernels/..%2fbuild.py",
@@ -428,7 +435,8 @@ def test_what_is_served_says_what_it_is_and_who_may_use_it():
         for path, kind in [
             ("/lane", "text/html"),
             ("/page/main.mjs", "text/javascript"),
-            ("/kernels/simd.wasm", "application/wasm"),
+            ("/kernels/add/add.mjs", "text/javascript"),
+            ("/kernels/built/simd.wasm", "application/wasm"),
         ]:
             async with target.http.get(target.origin + path) as response:
                 assert response.status == 200

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.dispatch import Operand
 
 __all__ = [
+    "FLOAT_BITS",
     "Form",
     "Matrix",
     "Resident",
@@ -34,6 +35,7 @@ __all__ = [
     "by_tiles",
     "matrix_form",
     "matrix_operand",
+    "whole",
 ]
 
 T = TypeVar("T")
@@ -43,7 +45,8 @@ Weights: TypeAlias = "Packed | NDArray[Any]"
 #: The same, sent with a program or kept on the device.
 Matrix: TypeAlias = "Weights | Resident[Packed] | Resident[NDArray[Any]]"
 
-_FLOAT_BITS = 32
+#: Bits of weights that are not packed.
+FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +98,7 @@ class Form:
             zeros = weights.zeros is not None
             return cls(weights.bits, weights.group, weights.rows, weights.columns, weights.groups, bits, zeros)
         rows, columns = weights.shape
-        return cls(_FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
+        return cls(FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
 
     def constants(self) -> dict[str, int]:
         """Return the constants that tell kernels of it."""
@@ -114,10 +117,14 @@ def matrix_form(name: str, given: Matrix) -> Form:
     return Form.of(value)
 
 
-def matrix_operand(given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Operand, Words]:
-    """Return what is bound for a matrix of weights, and where its parts lie."""
+def matrix_operand(given: Matrix, layout: Callable[[Any], Words], use: str = "") -> tuple[Operand, Words]:
+    """Return what is bound for a matrix of weights, and where its parts lie.
+
+    ``use`` tells apart what a page makes of one layout, by default the name of that.
+    """
     if isinstance(given, Resident):
-        return given.form(layout.__name__, layout)
+        constant, words = given.form(layout.__name__, layout)
+        return Constant(f"{given.key}-{use or layout.__name__}", constant.data), words
     words = layout(given)
     return words.data, words
 
@@ -126,9 +133,14 @@ def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tu
     """Return an array of weights, and what is bound for it; raises FeedError for anything else."""
     if isinstance(given, Resident):
         require(np.ndarray, **{name: given.value})
-        return given.value, given.form("whole", Words)[0]
+        return given.value, given.form(whole.__name__, whole)[0]
     require(np.ndarray, **{name: given})
     return given, given
+
+
+def whole(array: NDArray[Any]) -> Words:
+    """Return an array as it is."""
+    return Words(np.ascontiguousarray(array))
 
 
 def by_rows(*parts: Weights) -> Words:
