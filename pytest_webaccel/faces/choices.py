@@ -6,13 +6,14 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_webaccel.engines.kernels.dispatch import Target
 from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from pytest_webaccel.engines.kernels import Program
+    from pytest_webaccel.engines.kernels import Dispatch, Program
     from pytest_webaccel.engines.kernels.tuning import Constants, Timing
     from pytest_webaccel.terms import ProbeResult
 
@@ -34,32 +35,33 @@ class Choices:
         self._chosen: dict[Place, Constants] | None = None
         self._tried: dict[Place, dict[tuple[tuple[str, int], ...], Timing]] = {}
 
-    def of(self, probe: ProbeResult, program: Program) -> Constants | None:
-        """Return what was chosen for such a program on such an adapter; None where nothing was."""
-        return self._known().get(_place(probe.adapter, browser_of(probe), program.kernel, program.signature))
+    def of(self, probe: ProbeResult, dispatch: Dispatch) -> Constants | None:
+        """Return what was chosen for such a dispatch on such an adapter; None where nothing was."""
+        return self._known().get(_place_of(probe, dispatch))
 
-    def tuned(self, probe: ProbeResult, program: Program, made: Callable[[Constants], Program]) -> Program:
-        """Return ``program`` as ``made`` from what was chosen for it, or as it is where that fits no more."""
-        chosen = self.of(probe, program)
+    def tuned(self, probe: ProbeResult, program: Program) -> Dispatch:
+        """Return how a lane computes a program: as was chosen for it, or untuned where that fits no more."""
+        target = Target.of(probe)
+        untuned = program.lowered(target)
+        chosen = None if program.constants else self.of(probe, untuned)
         if not chosen:
-            return program
+            return untuned
         try:
-            better = made(chosen)
+            better = program.lowered(target, chosen)
         except ConfigurationError as error:
             _log.warning("kernel %s runs untuned, since what was chosen cannot be: %s", program.kernel, error)
-            return program
-        return better if set(better.needs) <= set(probe.features) else program
+            return untuned
+        return better if set(better.needs) <= target.features else untuned
 
-    def choose(self, probe: ProbeResult, program: Program, constants: Constants) -> None:
-        """Have such programs run with ``constants`` from now on; what was tried for it is forgotten."""
-        place = _place(probe.adapter, browser_of(probe), program.kernel, program.signature)
+    def choose(self, probe: ProbeResult, dispatch: Dispatch, constants: Constants) -> None:
+        """Have such dispatches run with ``constants`` from now on; what was tried for it is forgotten."""
+        place = _place_of(probe, dispatch)
         self._known()[place] = constants
         self._tried.pop(place, None)
 
-    def tried(self, probe: ProbeResult, program: Program) -> dict[tuple[tuple[str, int], ...], Timing]:
+    def tried(self, probe: ProbeResult, dispatch: Dispatch) -> dict[tuple[tuple[str, int], ...], Timing]:
         """Return what a search tried that was cut off, by constants, to be added to; empty for a new one."""
-        place = _place(probe.adapter, browser_of(probe), program.kernel, program.signature)
-        return self._tried.setdefault(place, {})
+        return self._tried.setdefault(_place_of(probe, dispatch), {})
 
     def _known(self) -> dict[Place, Constants]:
         if self._chosen is None:
@@ -73,6 +75,10 @@ class Choices:
 def browser_of(probe: ProbeResult) -> str:
     """Return the browser of a lane with its version."""
     return f"{probe.lane.browser} {probe.version}"
+
+
+def _place_of(probe: ProbeResult, dispatch: Dispatch) -> Place:
+    return _place(probe.adapter, browser_of(probe), dispatch.kernel, dispatch.signature)
 
 
 def _place(adapter: str, browser: str, kernel: str, signature: Mapping[str, Any]) -> Place:

@@ -132,11 +132,7 @@ class WebAccel:
         """
         from pytest_webaccel.engines.kernels import program
 
-        asked = program(name, inputs, constants, features=self.probe.features)
-        if self._manner.choices and not constants:
-            asked = self._manner.choices.tuned(self.probe, asked, lambda chosen: program(name, inputs, chosen))
-        portable = program(name, inputs) if asked.needs and not constants else None
-        return self._computed(asked.all_outputs(), portable.all_outputs() if portable else None, timeout)
+        return self.compute(program(name, inputs, constants).all_outputs(), timeout=timeout)
 
     def compute(self, outputs: Mapping[str, Tensor], *, timeout: float = DEADLINE_S) -> dict[str, np.ndarray[Any, Any]]:
         """Return what kernels compute that feed one another, arrays by name.
@@ -145,17 +141,13 @@ class WebAccel:
         the device, and so do :class:`~pytest_webaccel.engines.kernels.Resident` weights, to the end of the test. Raises
         as :meth:`kernel` does.
         """
-        return self._computed(outputs, None, timeout)
-
-    def _computed(
-        self, outputs: Mapping[str, Tensor], portable: Mapping[str, Tensor] | None, timeout: float
-    ) -> dict[str, np.ndarray[Any, Any]]:
-        from pytest_webaccel.engines.kernels import Plan
+        from pytest_webaccel.engines.kernels import Computation
         from pytest_webaccel.pool.kernels import run_kernels
 
-        other = Plan.of(portable) if portable else None
-        work = run_kernels(self._lease, Plan.of(outputs), deadline=timeout, portable=other)
-        return dict(self._worker.call(work, deadline=timeout + self._worker.recovery_s).tensors)
+        choices = self._manner.choices
+        work = Computation(outputs, choices.tuned) if choices else Computation(outputs)
+        answer = run_kernels(self._lease, work, deadline=timeout)
+        return dict(self._worker.call(answer, deadline=timeout + self._worker.recovery_s).tensors)
 
     def tune(
         self,

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_webaccel.engines.kernels import KEPT, Plan, Resident, Tensor, manifest, program
+from pytest_webaccel.engines.kernels import KEPT, Computation, Resident, Target, Tensor, manifest, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
 from pytest_webaccel.engines.kernels.tuning import BETTER, State, Timing, Tuning, descend, every, key
 from pytest_webaccel.errors import ConfigurationError, FeedError, LaneUnavailableError, ModelError, WebAccelError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import Program
+    from pytest_webaccel.engines.kernels import Dispatch
     from pytest_webaccel.engines.kernels.tuning import Constants
     from pytest_webaccel.faces.choices import Choices
     from pytest_webaccel.pool.lease import Lease
@@ -64,7 +64,7 @@ class Tuner:
             name: Resident(one) if name in kept and not isinstance(one, Resident) else one
             for name, one in inputs.items()
         }
-        untuned = program(kernel, resident, features=probe.features)
+        untuned = program(kernel, resident).lowered(Target.of(probe))
         trial = _Trial(self._worker, self._lease, kernel, resident, timeout)
         tried = self._choices.tried(probe, untuned)
         try:
@@ -85,7 +85,7 @@ class Tuner:
     def _search(
         self,
         kernel: str,
-        untuned: Program,
+        untuned: Dispatch,
         trial: _Trial,
         tried: dict[tuple[tuple[str, int], ...], Timing],
         *,
@@ -111,7 +111,7 @@ class Tuner:
                 candidate = search.send(tried[key(candidate)].median_ms)
 
     def _finals(
-        self, untuned: Program, trial: _Trial, tried: dict[tuple[tuple[str, int], ...], Timing], repeats: int
+        self, untuned: Dispatch, trial: _Trial, tried: dict[tuple[tuple[str, int], ...], Timing], repeats: int
     ) -> list[Timing]:
         """Run the untuned candidate and the best ones in rounds; return those that were right every time, it first."""
         default = tried[key(untuned.chosen)]
@@ -133,7 +133,7 @@ class Tuner:
                 raise ModelError(f"{where} cannot be tuned: untuned it {bad.detail}")
         return finalists
 
-    def _record(self, untuned: Program, timings: Sequence[Timing], best: Timing | None) -> None:
+    def _record(self, untuned: Dispatch, timings: Sequence[Timing], best: Timing | None) -> None:
         probe = self._lease.lane.probe
         for timing in timings:
             timed = timing.state is State.TIMED
@@ -172,19 +172,20 @@ class _Trial:
 
     def fits(self, constants: Constants) -> bool:
         """Whether the constants go together, and the adapter has what they need."""
-        probe = self._lease.lane.probe
         try:
-            made = program(self._kernel, self._inputs, constants)
-            Plan.of(made.all_outputs()).require(probe.limits)
+            self._computation(constants).plan(self._lease.lane.probe)
         except ConfigurationError:
             return False
-        return set(made.needs) <= set(probe.features)
+        return True
+
+    def _computation(self, constants: Constants) -> Computation:
+        return Computation(program(self._kernel, self._inputs, constants).all_outputs())
 
     def timed(self, constants: Constants, repeats: int) -> Timing:
         """Run a candidate once to compile it and ``repeats`` times with the clock beside it."""
-        plan = Plan.of(program(self._kernel, self._inputs, constants).all_outputs())
+        work = self._computation(constants)
         try:
-            reply = self._on_own_browser(plan, repeats)
+            reply = self._on_own_browser(work, repeats)
             told = timings(reply, repeats)
         except ModelError as error:
             return Timing(dict(constants), State.FAILED, detail=f"failed: {error}")
@@ -194,12 +195,12 @@ class _Trial:
             return Timing(dict(constants), State.WRONG, (), told.first_ms, error_of, detail)
         return Timing(dict(constants), State.TIMED, told.times_ms, told.first_ms, error_of)
 
-    def _on_own_browser(self, plan: Plan, repeats: int) -> Reply:
+    def _on_own_browser(self, work: Computation, repeats: int) -> Reply:
         """Return the answer of the lane's own browser: what one that stands in takes says nothing of this adapter."""
         for _ in range(2):
             if self._lease.lane.guest is not None:
                 self._call(self._lease.lane.settle())
-            reply = self._call(run_kernels(self._lease, plan, deadline=self._timeout, repeats=repeats))
+            reply = self._call(run_kernels(self._lease, work, deadline=self._timeout, repeats=repeats))
             if self._lease.lane.guest is None:
                 return reply
         raise LaneUnavailableError(f"another browser stands in for {self._lease.lane.name}: it cannot be tuned now")

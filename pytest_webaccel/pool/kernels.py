@@ -6,15 +6,14 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from pytest_webaccel.errors import ConfigurationError, ModelError
+from pytest_webaccel.engines.kernels import Computation
+from pytest_webaccel.errors import ModelError
 from pytest_webaccel.pool.request import KernelRun
-from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import Plan
     from pytest_webaccel.pool.lease import Lease
 
 __all__ = ["Timings", "run_kernels", "timings"]
@@ -38,24 +37,28 @@ class Timings:
     passing_bytes: int
 
 
-async def run_kernels(
-    lease: Lease, plan: Plan, *, deadline: float, repeats: int = 0, portable: Plan | None = None
-) -> Reply:
-    """Return the answer of a plan, run once and ``repeats`` times more with the clock beside it.
+async def run_kernels(lease: Lease, computation: Computation, *, deadline: float, repeats: int = 0) -> Reply:
+    """Return the answer of a computation, run once and ``repeats`` times more with the clock beside it.
 
-    A lane that breaks under it is mended by the strategy, and it is asked again; ``portable`` is what is asked of a
-    browser that stands in and lacks a feature. Raises ConfigurationError for what the lane cannot run, before anything
-    is sent, ModelError where a kernel fails.
+    A lane that breaks under it is mended by the strategy, and it is asked again, also of a browser that stands in. A
+    state that it writes is then at its next version, and kept where its checkpoint has come. Raises ConfigurationError
+    for what the lane cannot run, before anything is sent, ModelError where a kernel fails.
     """
+    computation.require_current()
+    reply = await _dispatched(lease, computation, deadline, repeats)
+    computation.commit()
+    if (state := computation.state) is not None and len(state.log) >= state.checkpoint:
+        cells = [state.cell(name) for name in state.sizes]
+        state.save((await _dispatched(lease, Computation({cell.key: cell for cell in cells}), deadline, 0)).tensors)
+    return reply
+
+
+async def _dispatched(lease: Lease, computation: Computation, deadline: float, repeats: int) -> Reply:
     lane = lease.lane
-    if lane.name.backend is not Backend.WEBGPU:
-        raise ConfigurationError(f"kernel {plan.kernel} is there for webgpu, and {lane.name} is another backend")
-    plan.require(lane.probe.limits)
-    if missing := plan.needs - set(lane.probe.features):
-        raise ConfigurationError(f"kernel {plan.kernel} needs {', '.join(sorted(missing))}, which {lane.name} has not")
+    computation.plan(lane.probe)
     if lane.station is None and lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
         await lane.settle()
-    with contextlib.closing(KernelRun(lane, plan, deadline, repeats=repeats, portable=portable)) as request:
+    with contextlib.closing(KernelRun(lane, computation, deadline, repeats=repeats)) as request:
         return await lease.dispatch(request)
 
 

@@ -19,7 +19,7 @@ SUITE = """
 
     @pytest.mark.parametrize("bits", [32, 8, 4, 3, 2, MIXED], ids=str)
     def test_embeddings(webaccel, webaccel_faults, bits):
-        encoder = Bert(drawn(2), heads=4, bits=bits, features=webaccel.probe.features)
+        encoder = Bert(drawn(2), heads=4, bits=bits)
         for turn, ids in enumerate([[7], [1, 2, 3], [29, *range(23)]]):
             got = webaccel.compute({"y": encoder.embed(ids)})["y"]
             right = embedded(encoder.weight, ids, layers=2, heads=4)

@@ -15,7 +15,7 @@ TUNED = """
     import numpy
     import pytest
 
-    from pytest_webaccel.engines.kernels import program
+    from pytest_webaccel.engines.kernels import Plan, Target, program
     from pytest_webaccel.engines.packing import quantise
     from pytest_webaccel.errors import ConfigurationError
 
@@ -24,7 +24,8 @@ TUNED = """
 
 
     def choice(webaccel):
-        return webaccel._manner.choices.of(webaccel.probe, program("matmul_nbits", {"x": X, "weights": WEIGHTS}))
+        dispatch = program("matmul_nbits", {"x": X, "weights": WEIGHTS}).lowered(Target.of(webaccel.probe))
+        return webaccel._manner.choices.of(webaccel.probe, dispatch)
 """
 
 TUNE = (
@@ -64,13 +65,14 @@ LATER = (
     + """
     import json
 
-    def test_later(webaccel):
+    def test_later(webaccel, monkeypatch):
         print("chosen", json.dumps(dict(choice(webaccel)), sort_keys=True))
         sent = []
-        computed = webaccel._computed
-        webaccel._computed = lambda outputs, *more: sent.append(outputs["y"].program) or computed(outputs, *more)
+        of = Plan.of
+        monkeypatch.setattr(Plan, "of", lambda *given: sent.append(of(*given)) or sent[-1])
         webaccel.kernel("matmul_nbits", x=X, weights=WEIGHTS)
-        assert dict(sent[0].chosen) == dict(choice(webaccel))
+        webaccel.compute({"y": program("matmul_nbits", {"x": X, "weights": WEIGHTS})["y"]})
+        assert [dict(plan.dispatches[0].chosen) for plan in sent] == [dict(choice(webaccel))] * 2
 """
 )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["TEXTS"]
+import random
+
+__all__ = ["TEXTS", "texts"]
 
 TEXTS = tuple(
     """\
@@ -228,3 +230,14 @@ The landlord refuses to repair the heating.
 The actor forgot his lines and made some up.
 In spring the storks return to the village.
 """.splitlines()
+)
+
+
+def texts() -> list[str]:
+    """Return the sentences, and texts of three of them, each in two such texts."""
+    chance = random.Random(0)
+    longer = []
+    for _ in range(2):
+        order = chance.sample(TEXTS, len(TEXTS))
+        longer += [" ".join(order[at : at + 3]) for at in range(0, len(order), 3)]
+    return [*TEXTS, *longer]

@@ -23,7 +23,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from pytest_webaccel.browsers.probe import lanes_table
-from pytest_webaccel.engines.kernels import Plan, Resident, program
+from pytest_webaccel.engines.kernels import Computation, Resident, program
 from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.pool.kernels import run_kernels, timings
@@ -113,11 +113,10 @@ class Bench:
 
     def ours(self, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
         lease = self._leases[Backend.WEBGPU]
-        made = program("matmul_nbits", {"x": x, "weights": Resident(weights)}, features=lease.lane.probe.features)
-        plan = Plan.of({"y": made["y"]})
+        work = Computation(program("matmul_nbits", {"x": x, "weights": Resident(weights)}).all_outputs())
 
         def call() -> tuple[float, np.ndarray[Any, Any]]:
-            reply = self._worker.call(run_kernels(lease, plan, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
+            reply = self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             return timings(reply, 0).first_ms, reply.tensors["y"]
 
         return Sample("ours", Backend.WEBGPU, call)

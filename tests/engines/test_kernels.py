@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import KERNELS, Plan, Resident, manifest
+from pytest_webaccel.engines.kernels import KERNELS, Plan, Program, Resident, Target, manifest
+from pytest_webaccel.engines.kernels.dispatch import spread
 from pytest_webaccel.engines.kernels.manifest import names
-from pytest_webaccel.engines.kernels.program import spread
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend, Evidence, Lane, ProbeResult
 
 #: As a user calls them: by name, and nothing keeps a wrong type away.
 add = KERNELS["add"]
@@ -32,7 +35,7 @@ WIDE = np.ones((1, 1, 600), np.float32)
 
 
 def test_every_kernel_has_a_manifest_and_what_makes_its_program():
-    assert set(names()) == set(KERNELS)
+    assert set(names()) == {*KERNELS, "kv_append", "kv_quantise"}, "the latter two by DeviceCache"
     for name in names():
         made = manifest(name)
         assert made.name == name
@@ -42,13 +45,25 @@ def test_every_kernel_has_a_manifest_and_what_makes_its_program():
             assert made.template or f"override {constant}: u32 = {choices[0]};" in made.code
 
 
-def planned(program):
-    return Plan.of({name: program[name] for name in program.outputs})
+TARGET = Target(Backend.WEBGPU)
+LANE = ProbeResult(Lane.parse("chromium:webgpu"), works=True, evidence=Evidence.SOFTWARE)
+
+
+def limited(limits):
+    return dataclasses.replace(LANE, limits=limits)
+
+
+def lowered(program):
+    return program.lowered(TARGET)
+
+
+def planned(outputs):
+    return Plan.of(outputs.all_outputs() if isinstance(outputs, Program) else outputs, lowered)
 
 
 def test_a_program_covers_every_row_and_column_and_says_what_it_needs():
     program = matmul_nbits(X, WEIGHTS, constants={"WORKGROUP": 32, "TILE_ROWS": 2, "TILE_COLUMNS": 1})
-    assert program.workgroups == (3, 2, 1)
+    assert lowered(program).workgroups == (3, 2, 1)
     args = planned(program).to_args()
     [step] = args["steps"]
     assert step["bindings"] == ["i0-x", "i0-packed", "t0-y", ""]
@@ -59,8 +74,8 @@ def test_a_program_covers_every_row_and_column_and_says_what_it_needs():
 
 def test_programs_that_feed_one_another_run_once_each_in_order():
     first = softmax(ONES)["y"]
-    both = Plan.of({"a": gelu(first)["y"], "b": silu(first.reshape(4, 4))["y"], "c": first})
-    assert [program.kernel for program in both.programs] == ["softmax", "gelu", "silu"]
+    both = planned({"a": gelu(first)["y"], "b": silu(first.reshape(4, 4))["y"], "c": first})
+    assert [dispatch.kernel for dispatch in both.dispatches] == ["softmax", "gelu", "silu"]
     assert both.kernel == "3 programs (softmax, gelu, silu)"
     assert set(both.inputs) == {"i0-x"}
     assert [names[0] for names in both.bound] == ["i0-x", "t0-y", "t0-y"]
@@ -80,7 +95,7 @@ def test_programs_that_feed_one_another_run_once_each_in_order():
 )
 def test_what_cannot_be_computed_is_refused(outputs, words):
     with pytest.raises(FeedError, match=words):
-        Plan.of(outputs)
+        planned(outputs)
 
 
 def test_an_output_that_a_program_has_not_is_refused():
@@ -90,26 +105,26 @@ def test_an_output_that_a_program_has_not_is_refused():
 
 def test_who_gives_a_part_of_the_tile_gives_the_tile():
     many = np.ones((9, 200), np.float32)
-    assert matmul_nbits(many, WEIGHTS).chosen["TILE_ROWS"] == 8
-    assert matmul_nbits(many, WEIGHTS, constants={"TILE_COLUMNS": 8}).chosen["TILE_ROWS"] == 4
+    assert lowered(matmul_nbits(many, WEIGHTS)).chosen["TILE_ROWS"] == 8
+    assert lowered(matmul_nbits(many, WEIGHTS, constants={"TILE_COLUMNS": 8})).chosen["TILE_ROWS"] == 4
 
 
 def test_a_long_chain_needs_no_deep_stack():
     tensor = silu(ONES)["y"]
     for _ in range(3000):
         tensor = silu(tensor)["y"]
-    assert len(Plan.of({"y": tensor}).programs) == 3001
+    assert len(planned({"y": tensor}).dispatches) == 3001
 
 
 def test_what_is_resident_travels_until_the_page_keeps_it():
     weights, norm = Resident(WEIGHTS), Resident(ONES[0])
     hidden = layer_norm(ONES, norm, norm)["y"]
-    product = Plan.of({"y": matmul_nbits(X, weights)["y"], "z": matmul_nbits(2 * X, weights)["y"], "h": hidden})
+    product = planned({"y": matmul_nbits(X, weights)["y"], "z": matmul_nbits(2 * X, weights)["y"], "h": hidden})
     assert len(product.constants) == 2
     kept = set(product.constants)
     assert set(product.tensors(())) == set(product.inputs) | kept
     assert set(product.tensors(kept)) == set(product.inputs)
-    again = Plan.of({"y": matmul_nbits(X, weights)["y"]}).constants
+    again = planned({"y": matmul_nbits(X, weights)["y"]}).constants
     assert all(again[key] is product.constants[key] for key in again), "laid out once"
     with pytest.raises(FeedError, match=r"weights is Packed, or float32"):
         matmul_nbits(X, norm)
@@ -124,9 +139,9 @@ def test_what_is_resident_travels_until_the_page_keeps_it():
 )
 def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
     plan = planned(matmul_nbits(X, WEIGHTS, constants={"TILE_ROWS": 1}))
-    plan.require({"maxStorageBufferBindingSize": 10**9, "maxComputeWorkgroupsPerDimension": 65535})
+    plan.require(limited({"maxStorageBufferBindingSize": 10**9, "maxComputeWorkgroupsPerDimension": 65535}))
     with pytest.raises(ConfigurationError, match=words):
-        plan.require(limits)
+        plan.require(limited(limits))
 
 
 @pytest.mark.parametrize(
@@ -140,12 +155,12 @@ def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
 )
 def test_constants_that_do_not_go_together_are_refused(constants, words):
     with pytest.raises(ConfigurationError, match=words):
-        matmul_nbits(X, WEIGHTS, constants=constants)
+        lowered(matmul_nbits(X, WEIGHTS, constants=constants))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_every_code_of_a_template_is_read_once(bits):
-    code = matmul_nbits(X, quantise(np.ones((70, 200), np.float32), bits)).code
+    code = lowered(matmul_nbits(X, quantise(np.ones((70, 200), np.float32), bits))).code
     assert not [line for line in code.splitlines() if line.strip().startswith("//%")]
     assert "${" not in code
     assert [f"let w0_{at} = " in code for at in range(33)] == [True] * 32 + [False]
@@ -154,11 +169,13 @@ def test_every_code_of_a_template_is_read_once(bits):
 def test_what_is_not_known_is_refused():
     with pytest.raises(ConfigurationError, match=r"there is no kernel 'none' \(known: add, attention, .*softmax\)"):
         manifest("none")
-    with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for cpu \(it is for webgpu\)"):
-        manifest("matmul_nbits", "cpu")
+    with pytest.raises(ConfigurationError, match=r"kernel matmul_nbits is not there for none \(it is for webgpu"):
+        manifest("matmul_nbits", "none")
+    with pytest.raises(ConfigurationError, match=r"kernel rope is there for webgpu, and not for webnn"):
+        rope(ONES[:, None], [0, 1]).lowered(Target(Backend.WEBNN))
     for wrong in ({"BITS": 4}, {"TILE_ROWS": 3}):
         with pytest.raises(ConfigurationError, match=r"cannot be chosen \(known: \{'WORKGROUP'"):
-            matmul_nbits(X, WEIGHTS, constants=wrong)
+            lowered(matmul_nbits(X, WEIGHTS, constants=wrong))
 
 
 @pytest.mark.parametrize("x", [X.astype(np.float64), X[:, 1:], X[0], X[:0]])
@@ -188,7 +205,7 @@ def whole(tokens: np.ndarray) -> KVCache:
         (lambda: embedding([0], [X]), FeedError, r"table is of type Packed or ndarray, not list"),
         (lambda: attention(ONES, X), FeedError, r"cache is of type KVCache, not ndarray"),
         (lambda: matmul_nbits([[1.0]], WEIGHTS), FeedError, r"x is of type ndarray or Tensor, not list"),
-        (lambda: attention(1.0, whole(ONES[None])), FeedError, r"query is of type ndarray, not float"),
+        (lambda: attention(1.0, whole(ONES[None])), FeedError, r"query is of type ndarray or Tensor, not float"),
         (lambda: add(ONES, ONES[0, :4]), FeedError, r"last axes of a, \[2, 8\]; got \[4\]"),
         (lambda: add(ONES[0], ONES), FeedError, r"last axes of a, \[8\]; got \[2, 8\]"),
         (lambda: add(ONES, [1.0]), FeedError, r"b is of type ndarray, not list"),
@@ -225,7 +242,11 @@ def whole(tokens: np.ndarray) -> KVCache:
             FeedError,
             r"shape \[2, 9\].*got float32.*\[2, 8\]",
         ),
-        (lambda: attention(WIDE[0], whole(WIDE)), ConfigurationError, r"600 channels are more than 8 x WORKGROUP=64"),
+        (
+            lambda: lowered(attention(WIDE[0], whole(WIDE))),
+            ConfigurationError,
+            r"600 channels are more than 8 x WORKGROUP=64",
+        ),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(make, kind, words):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_webaccel.engines.kernels import KERNELS, program
+from pytest_webaccel.engines.kernels import KERNELS, Target, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
 from pytest_webaccel.engines.kernels.tuning import State, Timing, Tuning, descend, every, key
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
+    from pytest_webaccel.engines.kernels import Dispatch
     from pytest_webaccel.engines.kernels.tuning import Constants
 
 CHOICES = {"A": [1, 2, 4, 8], "B": [1, 2, 4], "C": [0, 1]}
@@ -120,19 +122,18 @@ def test_every_kernel_has_a_reference_for_what_it_takes():
     assert nmse(np.zeros(3), np.zeros(3)) == 0
 
 
+def lowered(inputs: dict[str, Any], constants: dict[str, int] | None = None, features: Sequence[str] = ()) -> Dispatch:
+    return program("matmul_nbits", inputs, constants).lowered(Target(Backend.WEBGPU, frozenset(features)))
+
+
 def test_a_signature_says_how_weights_are_packed_and_not_what_they_are():
     x = np.ones((2, 64), np.float32)
-    made = [
-        program("matmul_nbits", {"x": scale * x, "weights": quantise(scale * np.ones((6, 64), np.float32), 4)})
-        for scale in (1, 2)
-    ]
+    made = [lowered({"x": scale * x, "weights": quantise(scale * np.ones((6, 64), np.float32), 4)}) for scale in (1, 2)]
     assert made[0].signature == made[1].signature
-    other = program("matmul_nbits", {"x": x, "weights": quantise(np.ones((6, 64), np.float32), 4, group=64)})
+    other = lowered({"x": x, "weights": quantise(np.ones((6, 64), np.float32), 4, group=64)})
     assert other.signature != made[0].signature
-    assert (
-        made[0].signature
-        == program("matmul_nbits", {"x": x, "weights": quantise(x[:1].repeat(6, 0), 4)}, {"TILE_ROWS": 1}).signature
-    )
+    tiled = lowered({"x": x, "weights": quantise(x[:1].repeat(6, 0), 4)}, {"TILE_ROWS": 1})
+    assert tiled.signature == made[0].signature
 
 
 def test_inputs_that_a_kernel_does_not_take_are_refused():
@@ -142,7 +143,7 @@ def test_inputs_that_a_kernel_does_not_take_are_refused():
 
 def test_what_runs_untuned_depends_on_what_the_device_has():
     inputs = {"x": np.ones((1, 64), np.float32), "weights": quantise(np.ones((6, 64), np.float32), 4)}
-    assert program("matmul_nbits", inputs).chosen["QUADS"] == 0
-    made = program("matmul_nbits", inputs, features=["subgroups", "shader-f16"])
+    assert lowered(inputs).chosen["QUADS"] == 0
+    made = lowered(inputs, features=["subgroups", "shader-f16"])
     assert (made.chosen["QUADS"], made.chosen["TILE_ROWS"], list(made.needs)) == (1, 1, ["subgroups"])
-    assert program("matmul_nbits", inputs, {"SPLIT": 2}, features=["subgroups"]).chosen["QUADS"] == 0
+    assert lowered(inputs, {"SPLIT": 2}, features=["subgroups"]).chosen["QUADS"] == 0

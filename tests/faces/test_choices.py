@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_webaccel.engines.kernels import program
+from pytest_webaccel.engines.kernels import Target, program
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.faces.choices import Choices, browser_of
 from pytest_webaccel.history.store import record
@@ -16,6 +16,7 @@ PROBE = ProbeResult(
     Lane.parse("chromium:webgpu"), works=True, evidence=Evidence.SOFTWARE, version="1.2", adapter="some adapter"
 )
 PROGRAM = program("matmul_nbits", INPUTS)
+UNTUNED = PROGRAM.lowered(Target.of(PROBE))
 
 
 def row(**changed: object) -> TuningRow:
@@ -27,7 +28,7 @@ def row(**changed: object) -> TuningRow:
         "adapter": "some adapter",
         "browser": browser_of(PROBE),
         "kernel": "matmul_nbits",
-        "signature": PROGRAM.signature,
+        "signature": UNTUNED.signature,
         "constants": {"TILE_ROWS": 2},
         "state": "timed",
         "chosen": True,
@@ -36,8 +37,7 @@ def row(**changed: object) -> TuningRow:
 
 
 def made(choices: Choices, probe: ProbeResult = PROBE) -> int:
-    chosen = choices.tuned(probe, PROGRAM, lambda constants: program("matmul_nbits", INPUTS, constants))
-    return chosen.chosen["TILE_ROWS"]
+    return choices.tuned(probe, PROGRAM).chosen["TILE_ROWS"]
 
 
 def test_the_latest_choice_of_the_database_runs(tmp_path):
@@ -57,8 +57,8 @@ def test_one_for_another_adapter_browser_or_source_does_not(tmp_path):
     others = [
         row(adapter="another"),
         row(browser="chromium 9"),
-        row(signature={**PROGRAM.signature, "source": "older"}),
-        row(signature={**PROGRAM.signature, "x": [3, 64]}),
+        row(signature={**UNTUNED.signature, "source": "older"}),
+        row(signature={**UNTUNED.signature, "x": [3, 64]}),
     ]
     record(path, others, "r")
     assert made(Choices(path)) == 4
@@ -73,16 +73,22 @@ def test_one_that_cannot_be_any_more_is_told_and_left(tmp_path, caplog):
 
 def test_one_that_needs_what_the_device_has_not_is_left():
     choices = Choices(None)
-    choices.choose(PROBE, PROGRAM, {"QUADS": 1, "TILE_ROWS": 2})
+    choices.choose(PROBE, UNTUNED, {"QUADS": 1, "TILE_ROWS": 2})
     assert made(choices) == 4
+
+
+def test_constants_that_were_asked_for_are_not_tuned():
+    choices = Choices(None)
+    choices.choose(PROBE, UNTUNED, {"TILE_ROWS": 2})
+    assert choices.tuned(PROBE, program("matmul_nbits", INPUTS, {"TILE_ROWS": 1})).chosen["TILE_ROWS"] == 1
 
 
 def test_what_was_tried_is_kept_until_a_choice_is_made():
     choices = Choices(None)
-    assert choices.tried(PROBE, PROGRAM) is choices.tried(PROBE, PROGRAM)
-    before = choices.tried(PROBE, PROGRAM)
-    choices.choose(PROBE, PROGRAM, {"TILE_ROWS": 2})
-    assert choices.tried(PROBE, PROGRAM) is not before
+    assert choices.tried(PROBE, UNTUNED) is choices.tried(PROBE, UNTUNED)
+    before = choices.tried(PROBE, UNTUNED)
+    choices.choose(PROBE, UNTUNED, {"TILE_ROWS": 2})
+    assert choices.tried(PROBE, UNTUNED) is not before
     assert made(choices) == 2
 
 

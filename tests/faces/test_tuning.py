@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import program
+from pytest_webaccel.engines.kernels import Target, program
 from pytest_webaccel.engines.kernels.rows import silu
 from pytest_webaccel.engines.kernels.tuning import State, Timing, Tuning
 from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError, RecoveryError
@@ -65,7 +65,7 @@ class Bench:
 
     @property
     def chosen(self) -> int | None:
-        found = self.choices.of(PROBE, program("softmax", INPUTS))
+        found = self.choices.of(PROBE, program("softmax", INPUTS).lowered(Target.of(PROBE)))
         return found["WORKGROUP"] if found else None
 
 

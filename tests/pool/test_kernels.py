@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pytest_webaccel.bridge.messages import Reply
-from pytest_webaccel.engines.kernels import Plan, program
+from pytest_webaccel.engines.kernels import Computation, program
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.errors import DamagedLaneError, LaneUnavailableError, ModelError, RemoteError
+from pytest_webaccel.pool.kept import Kept
 from pytest_webaccel.pool.kernels import timings
 from pytest_webaccel.pool.request import KernelRun
 from pytest_webaccel.terms import Evidence, Lane, ProbeResult, Symptom
@@ -48,8 +49,9 @@ def test_anything_else_is_refused(value):
 
 
 INPUTS = {"x": np.ones((2, 64), np.float32), "weights": quantise(np.ones((6, 64), np.float32), 4)}
-QUICK = Plan.of(program("matmul_nbits", INPUTS, features=["subgroups"]).all_outputs())
-PORTABLE = Plan.of(program("matmul_nbits", INPUTS).all_outputs())
+UNTUNED = Computation(program("matmul_nbits", INPUTS).all_outputs())
+#: Asked for with what not every device has.
+PARTICULAR = Computation(program("matmul_nbits", INPUTS, {"QUADS": 1}).all_outputs())
 
 
 class Page:
@@ -60,8 +62,7 @@ class Page:
         self.probe = ProbeResult(
             self.lane, works=True, evidence=Evidence.SOFTWARE, features=features, limits=limits or {}
         )
-        self.constants: set[str] = set()
-        self.ran_kernels = False
+        self.kept = Kept()
         self.sent: list[dict[str, Any]] = []
         self.answer: Reply | Exception = Reply({}, {"y": np.zeros((2, 6), np.float32)}, 1.0, 1)
         self.channel = types.SimpleNamespace(send=self._send, answer=self._answered)
@@ -81,9 +82,9 @@ class Page:
         return await work
 
 
-def sent(page: Page, portable: Plan | None = PORTABLE) -> str:
-    lane: Any = types.SimpleNamespace(here=page, probe=page.probe)
-    KernelRun(lane, QUICK, 1.0, portable=portable).send()
+def sent(page: Page, work: Computation = UNTUNED) -> str:
+    lane: Any = types.SimpleNamespace(here=page, probe=Page(("subgroups",)).probe)
+    KernelRun(lane, work, 1.0).send()
     code: str = page.sent[0]["codes"][0]
     return code
 
@@ -93,9 +94,12 @@ def test_a_browser_with_the_feature_is_sent_what_needs_it_and_another_what_needs
     assert "enable subgroups;" not in sent(Page())
 
 
-def test_a_browser_that_can_run_neither_cannot_stand_in():
-    with pytest.raises(LaneUnavailableError, match=r"needs subgroups, which firefox:webgpu has not"):
-        sent(Page(), portable=None)
+def test_a_browser_that_cannot_run_it_cannot_stand_in():
+    with pytest.raises(
+        LaneUnavailableError,
+        match=r"cannot stand in: kernel .* needs subgroups, which firefox:webgpu has not",
+    ):
+        sent(Page(), PARTICULAR)
     with pytest.raises(LaneUnavailableError, match=r"cannot stand in: kernel matmul_nbits: .* binds at most 8"):
         sent(Page(limits={"maxStorageBufferBindingSize": 8}))
 
@@ -103,7 +107,7 @@ def test_a_browser_that_can_run_neither_cannot_stand_in():
 def test_a_page_that_lost_what_it_kept_is_damaged_and_a_kernel_that_fails_is_not():
     page = Page(("subgroups",))
     lane: Any = types.SimpleNamespace(here=page, probe=page.probe)
-    run = KernelRun(lane, QUICK, 1.0)
+    run = KernelRun(lane, UNTUNED, 1.0)
     run.send()
     page.answer = RemoteError("not_held", "nothing is kept as a-b")
     with pytest.raises(DamagedLaneError) as damaged:

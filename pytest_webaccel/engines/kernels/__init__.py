@@ -9,25 +9,31 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.engines.kernels.attention import attention
+from pytest_webaccel.engines.kernels.dispatch import Dispatch, Target
 from pytest_webaccel.engines.kernels.embedding import embedding
 from pytest_webaccel.engines.kernels.manifest import Manifest, manifest
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
-from pytest_webaccel.engines.kernels.plan import Plan
+from pytest_webaccel.engines.kernels.plan import Computation, Plan
 from pytest_webaccel.engines.kernels.program import Program, Tensor
 from pytest_webaccel.engines.kernels.rows import add, gelu, layer_norm, mean_pool, rope, self_attention, silu, softmax
+from pytest_webaccel.engines.kernels.state import State
 from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "KEPT",
     "KERNELS",
+    "Computation",
+    "Dispatch",
     "Manifest",
     "Plan",
     "Program",
     "Resident",
+    "State",
+    "Target",
     "Tensor",
     "manifest",
     "program",
@@ -56,21 +62,13 @@ KEPT: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def program(
-    name: str,
-    inputs: Mapping[str, Any],
-    constants: Mapping[str, int] | None = None,
-    *,
-    features: Collection[str] = (),
-) -> Program:
-    """Return the program of the kernel ``name`` for a device with ``features``.
+def program(name: str, inputs: Mapping[str, Any], constants: Mapping[str, int] | None = None) -> Program:
+    """Return the program of the kernel ``name``.
 
     Raises ConfigurationError for a kernel that there is not, or inputs that it does not take.
     """
     if name not in KERNELS:
         raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(KERNELS)})")
-    if not constants:
-        constants = manifest(name).untuned(features)
     try:
         given = inspect.signature(KERNELS[name]).bind(**inputs, constants=constants)
     except TypeError as error:

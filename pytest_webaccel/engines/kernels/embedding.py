@@ -6,16 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, spread
-from pytest_webaccel.engines.kernels.weights import by_rows, matrix_operand
+from pytest_webaccel.engines.kernels.program import Output, Program
+from pytest_webaccel.engines.kernels.weights import by_rows, matrix_form, matrix_operand
 from pytest_webaccel.errors import FeedError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from pytest_webaccel.engines.kernels.dispatch import Target
     from pytest_webaccel.engines.kernels.weights import Matrix
 
 __all__ = ["embedding"]
@@ -31,27 +34,33 @@ def embedding(
 
     Raises FeedError for ids that are no integers, or no rows of the table.
     """
-    form, operand, words = matrix_operand("table", table, by_rows)
+    form = matrix_form("table", table)
     rows = np.asarray(ids)
     if rows.ndim != 1 or not rows.size or rows.dtype.kind not in "iu":
         raise FeedError(f"ids are integers, one after the other; got {rows.dtype} of shape {list(rows.shape)}")
     if rows.min() < 0 or rows.max() >= form.rows:
         raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {form.rows - 1}")
-    made = manifest("embedding")
-    chosen = made.constants(constants)
-    count = rows.size * form.columns
-    stride, workgroups = spread(count, chosen["WORKGROUP"])
-    return Program(
-        kernel=made.name,
-        source=made.digest,
-        code=made.code,
-        entry=made.entry,
-        constants={**form.constants(), **chosen},
-        chosen=chosen,
-        form=form.constants(),
-        bindings=("ids", "packed", "y", "uniform"),
-        inputs={"ids": rows.astype(np.uint32), "packed": operand},
-        outputs={"y": Output("float32", (rows.size, form.columns))},
-        uniform=(count, stride, form.columns, form.groups, words.scales, words.zeros),
-        workgroups=workgroups,
-    )
+    outputs = {"y": Output("float32", (rows.size, form.columns))}
+
+    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        made = manifest("embedding")
+        chosen = made.constants(given or made.untuned(target.features))
+        operand, words = matrix_operand(table, by_rows)
+        count = rows.size * form.columns
+        stride, workgroups = spread(count, chosen["WORKGROUP"])
+        return Dispatch(
+            kernel=made.name,
+            source=made.digest,
+            code=made.code,
+            entry=made.entry,
+            constants={**form.constants(), **chosen},
+            chosen=chosen,
+            form=form.constants(),
+            bindings=("ids", "packed", "y", "uniform"),
+            inputs={"ids": rows.astype(np.uint32), "packed": operand},
+            outputs=outputs,
+            uniform=(count, stride, form.columns, form.groups, words.scales, words.zeros),
+            workgroups=workgroups,
+        )
+
+    return Program("embedding", {"ids": rows, "table": table}, outputs, {Backend.WEBGPU: webgpu}, constants or {})

@@ -62,7 +62,7 @@ class Manifest:
     def untuned(self, features: Collection[str]) -> dict[str, int]:
         """Return the constants in which a device with ``features`` differs from the defaults."""
         values: dict[str, int] = {}
-        for feature in features:
+        for feature in sorted(features):
             values |= self.features.get(feature, {})
         return values
 

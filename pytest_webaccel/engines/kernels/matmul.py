@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.dispatch import Dispatch
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
-from pytest_webaccel.engines.kernels.weights import by_columns, matrix_operand
+from pytest_webaccel.engines.kernels.weights import by_columns, matrix_form, matrix_operand
 from pytest_webaccel.engines.packing.layout import BLOCK, places
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from pytest_webaccel.engines.kernels.dispatch import Target
     from pytest_webaccel.engines.kernels.program import Floats
     from pytest_webaccel.engines.kernels.weights import Matrix
 
@@ -38,44 +41,50 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     """Return the program of ``x @ weights.dequantised().T``: float32 of shape (rows of x, rows of weights), as ``y``.
 
     ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32;
-    ``constants`` are tunable ones, by name. Raises FeedError for an ``x`` that does not fit, ConfigurationError for
-    constants that do not fit together.
+    ``constants`` are tunable ones, by name. Raises FeedError for an ``x`` that does not fit; constants that do
+    not fit together are refused where it is lowered.
     """
     require((np.ndarray, Tensor), x=x)
-    form, operand, words = matrix_operand("weights", weights, by_columns)
+    form = matrix_form("weights", weights)
     if x.dtype != np.float32 or x.ndim != 2 or not x.shape[0] or x.shape[1] != form.columns:
         raise FeedError(
             f"x is float32 of shape [rows, {form.columns}], as the weights have {form.columns} columns; got "
             f"{x.dtype} of shape {list(x.shape)}"
         )
-    made = manifest("matmul_nbits")
     rows, columns = x.shape[0], form.rows
-    given = constants or {}
-    chosen = made.constants({**({} if _TILE & set(given) else _tile(rows)), **given})
-    _fitting(chosen)
-    across = chosen["WORKGROUP"] // chosen["SPLIT"]
-    quads = bool(chosen["QUADS"])
-    return Program(
-        kernel=made.name,
-        source=made.digest,
-        code=made.rendered(
-            **chosen,
-            **form.constants(),
-            CODES=_codes(form.bits),
-            WHOLE=form.columns % form.group == 0,
-            VECTORS=form.columns % 4 == 0 and not quads,
-        ),
-        entry=made.entry,
-        constants={},
-        bindings=("x", "packed", "y", "uniform"),
-        inputs={"x": x, "packed": operand},
-        outputs={"y": Output("float32", (rows, columns))},
-        uniform=(rows, columns, form.columns, form.groups, words.scales, words.zeros),
-        workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
-        chosen=chosen,
-        form=form.constants(),
-        needs=("subgroups",) if quads else (),
-    )
+    outputs = {"y": Output("float32", (rows, columns))}
+
+    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        made = manifest("matmul_nbits")
+        asked = given or made.untuned(target.features)
+        chosen = made.constants({**({} if _TILE & set(asked) else _tile(rows)), **asked})
+        _fitting(chosen)
+        operand, words = matrix_operand(weights, by_columns)
+        across = chosen["WORKGROUP"] // chosen["SPLIT"]
+        quads = bool(chosen["QUADS"])
+        return Dispatch(
+            kernel=made.name,
+            source=made.digest,
+            code=made.rendered(
+                **chosen,
+                **form.constants(),
+                CODES=_codes(form.bits),
+                WHOLE=form.columns % form.group == 0,
+                VECTORS=form.columns % 4 == 0 and not quads,
+            ),
+            entry=made.entry,
+            constants={},
+            bindings=("x", "packed", "y", "uniform"),
+            inputs={"x": x, "packed": operand},
+            outputs=outputs,
+            uniform=(rows, columns, form.columns, form.groups, words.scales, words.zeros),
+            workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
+            chosen=chosen,
+            form=form.constants(),
+            needs=("subgroups",) if quads else (),
+        )
+
+    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
 
 
 def _tile(rows: int) -> dict[str, int]:

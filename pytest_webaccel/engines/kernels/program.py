@@ -1,24 +1,26 @@
-"""One dispatch of one kernel, and what goes into it and comes out of it."""
+"""A kernel that is to run, and what goes into it and comes out of it."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from pytest_webaccel.errors import FeedError
+from pytest_webaccel.engines.kernels.state import Cell
+from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["Constant", "Floats", "Operand", "Output", "Program", "Tensor", "require", "spread"]
+    from pytest_webaccel.engines.kernels.dispatch import Dispatch, Target
+    from pytest_webaccel.terms import Backend
 
-#: Workgroups that every adapter dispatches in one dimension.
-_MOST_WORKGROUPS = 65_535
+__all__ = ["Floats", "Output", "Program", "Tensor", "Way", "require"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,47 +71,46 @@ class Tensor:
         return Tensor(self.program, self.name, shape)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Constant:
-    """Data that a lane keeps on its device under ``key``, so that it travels once."""
-
-    key: str
-    data: NDArray[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self.data.nbytes
-
-
-#: What a program reads: sent with it, computed by another, or kept on the device.
-Operand: TypeAlias = "NDArray[Any] | Tensor | Constant"
 #: What a kernel takes for an input that may come from another kernel.
 Floats: TypeAlias = "NDArray[Any] | Tensor"
 
 
+#: What makes the dispatch of a program for a target, given tunable constants by name.
+Way: TypeAlias = "Callable[[Target, Mapping[str, int]], Dispatch]"
+
+
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Program:
-    """A kernel with its constants, inputs and outputs; ``bindings`` names them in the shader's order.
+    """A kernel with what it reads and what it computes; ``ways`` are its implementations, by backend.
 
-    ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``. ``chosen`` are the tunable constants,
-    ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``source`` tells versions of the kernel
-    apart, and ``needs`` are the features that the device must have.
+    ``constants`` are the tunable ones that were asked for; without them they are tuned, or the defaults. ``places`` are
+    the outputs that lie in a state's buffer, which is written in place; ``number`` says in which order programs were
+    made.
     """
 
     kernel: str
-    code: str
-    entry: str
-    constants: Mapping[str, int]
-    bindings: Sequence[str]
-    inputs: Mapping[str, Operand]
+    inputs: Mapping[str, Any]
     outputs: Mapping[str, Output]
-    uniform: Sequence[int]
-    workgroups: tuple[int, int, int]
-    chosen: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    form: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    source: str = ""
-    needs: Sequence[str] = ()
+    ways: Mapping[Backend, Way]
+    constants: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    places: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
+    number: int = dataclasses.field(default_factory=itertools.count().__next__, init=False)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Buffers of states that it reads or writes."""
+        return [*(one for one in self.inputs.values() if isinstance(one, Cell)), *self.places.values()]
+
+    def lowered(self, target: Target, tuned: Mapping[str, int] | None = None) -> Dispatch:
+        """Return how ``target`` computes it, with the constants ``tuned`` unless others were asked for.
+
+        Raises ConfigurationError for a backend that it is not there for, or constants that do not fit.
+        """
+        way = self.ways.get(target.backend)
+        if way is None:
+            known = ", ".join(self.ways)
+            raise ConfigurationError(f"kernel {self.kernel} is there for {known}, and not for {target.backend}")
+        return way(target, self.constants or tuned or {})
 
     def __getitem__(self, name: str) -> Tensor:
         """Return an output, to go into another program or to be fetched; raises FeedError for one that it has not."""
@@ -121,15 +122,6 @@ class Program:
         """Return every output by its name."""
         return {name: self[name] for name in self.outputs}
 
-    @property
-    def signature(self) -> dict[str, Any]:
-        """What a tuned choice of constants is for: the shapes of the inputs, by name, ``form``, and the source."""
-        shapes = {
-            name: list(given.data.shape if isinstance(given, Constant) else given.shape)
-            for name, given in self.inputs.items()
-        }
-        return {**shapes, **self.form, "source": self.source}
-
 
 def require(kind: type | tuple[type, ...], **given: object) -> None:
     """Raise FeedError for what is not of ``kind``, by the name it is given under."""
@@ -138,10 +130,3 @@ def require(kind: type | tuple[type, ...], **given: object) -> None:
         if not isinstance(one, kinds):
             known = " or ".join(kind.__name__ for kind in kinds)
             raise FeedError(f"{name} is of type {known}, not {type(one).__name__}")
-
-
-def spread(count: int, workgroup: int) -> tuple[int, tuple[int, int, int]]:
-    """Return how many invocations a row of workgroups has, and the workgroups that ``count`` invocations take."""
-    groups = -(-count // workgroup)
-    across = min(groups, _MOST_WORKGROUPS)
-    return across * workgroup, (across, -(-groups // across), 1)

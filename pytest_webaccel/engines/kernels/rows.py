@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require, spread
+from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
 from pytest_webaccel.engines.kernels.weights import array_operand
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.program import Floats, Operand
+    from pytest_webaccel.engines.kernels.dispatch import Operand, Target
+    from pytest_webaccel.engines.kernels.program import Floats
     from pytest_webaccel.engines.kernels.weights import Resident
 
 __all__ = ["add", "gelu", "layer_norm", "mean_pool", "rope", "self_attention", "silu", "softmax"]
@@ -104,17 +107,7 @@ def add(a: Floats, b: Floats | Resident[NDArray[Any]], *, constants: Mapping[str
         _floats("b", array)
     if tuple(a.shape[-len(shape) :]) != tuple(shape):
         raise FeedError(f"b is of the shape of the last axes of a, {list(a.shape)}; got {list(shape)}")
-    count = a.size
-    stride, workgroups = spread(count, manifest("add").constants(constants)["WORKGROUP"])
-    period = math.prod(shape)
-    return _program(
-        "add",
-        {"a": a, "b": operand},
-        a.shape,
-        uniform=(count, stride, period),
-        workgroups=workgroups,
-        constants=constants,
-    )
+    return _program("add", {"a": a, "b": operand}, a.shape, uniform=(a.size, math.prod(shape)), constants=constants)
 
 
 def self_attention(
@@ -188,14 +181,11 @@ def rope(
     angles = where[:, None].astype(np.float64) * base ** (-2 * np.arange(dim // 2) / dim)
     turns = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(np.float32)
     count = rows * heads * dim // 2
-    made = manifest("rope").constants(constants)
-    stride, workgroups = spread(count, made["WORKGROUP"])
     return _program(
         "rope",
         {"x": x, "turns": turns},
         x.shape,
-        uniform=(count, stride, heads, dim // 2),
-        workgroups=workgroups,
+        uniform=(count, heads, dim // 2),
         constants=constants,
         fixed={"INTERLEAVED": int(interleaved)},
     )
@@ -203,10 +193,7 @@ def rope(
 
 def _each(name: str, x: Floats, constants: Mapping[str, int] | None, fixed: Mapping[str, int]) -> Program:
     _floats("x", x)
-    stride, workgroups = spread(x.size, manifest(name).constants(constants)["WORKGROUP"])
-    return _program(
-        name, {"x": x}, x.shape, uniform=(x.size, stride), workgroups=workgroups, constants=constants, fixed=fixed
-    )
+    return _program(name, {"x": x}, x.shape, uniform=(x.size,), constants=constants, fixed=fixed)
 
 
 def _program(
@@ -215,26 +202,40 @@ def _program(
     shape: tuple[int, ...],
     *,
     uniform: Sequence[int],
-    workgroups: tuple[int, int, int],
     constants: Mapping[str, int] | None,
+    workgroups: tuple[int, int, int] | None = None,
     fixed: Mapping[str, int] | None = None,
 ) -> Program:
-    made = manifest(name)
-    chosen = made.constants(constants)
-    return Program(
-        kernel=made.name,
-        source=made.digest,
-        code=made.code,
-        entry=made.entry,
-        constants={**(fixed or {}), **chosen},
-        chosen=chosen,
-        form=fixed or {},
-        bindings=(*inputs, "y", "uniform"),
-        inputs=inputs,
-        outputs={"y": Output("float32", shape)},
-        uniform=uniform,
-        workgroups=workgroups,
-    )
+    """Return a program; without ``workgroups`` an invocation computes one of the ``uniform[0]`` parts after the other.
+
+    How many invocations there are is told behind that number then.
+    """
+    outputs = {"y": Output("float32", shape)}
+    form = fixed or {}
+
+    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        made = manifest(name)
+        chosen = made.constants(given or made.untuned(target.features))
+        told, groups = uniform, workgroups
+        if groups is None:
+            stride, groups = spread(uniform[0], chosen["WORKGROUP"])
+            told = (uniform[0], stride, *uniform[1:])
+        return Dispatch(
+            kernel=made.name,
+            source=made.digest,
+            code=made.code,
+            entry=made.entry,
+            constants={**form, **chosen},
+            chosen=chosen,
+            form=form,
+            bindings=(*inputs, "y", "uniform"),
+            inputs=inputs,
+            outputs=outputs,
+            uniform=told,
+            workgroups=groups,
+        )
+
+    return Program(name, inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
 
 
 def _floats(name: str, array: Floats) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
-from pytest_webaccel.engines.kernels.program import Constant, require
+from pytest_webaccel.engines.kernels.dispatch import Constant
+from pytest_webaccel.engines.kernels.program import require
 from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.engines.packing.layout import BLOCK
 from pytest_webaccel.errors import FeedError
@@ -18,9 +19,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.program import Operand
+    from pytest_webaccel.engines.kernels.dispatch import Operand
 
-__all__ = ["Form", "Matrix", "Resident", "Weights", "Words", "array_operand", "by_columns", "by_rows", "matrix_operand"]
+__all__ = [
+    "Form",
+    "Matrix",
+    "Resident",
+    "Weights",
+    "Words",
+    "array_operand",
+    "by_columns",
+    "by_rows",
+    "matrix_form",
+    "matrix_operand",
+]
 
 T = TypeVar("T")
 
@@ -89,23 +101,23 @@ class Form:
         return {**told, "HAS_ZEROS": int(self.has_zeros)}
 
 
-def matrix_operand(name: str, given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Form, Operand, Words]:
-    """Return how a matrix of weights is kept, what is bound for it, and where its parts lie.
-
-    Raises FeedError for what is neither packed nor float32 of two axes.
-    """
+def matrix_form(name: str, given: Matrix) -> Form:
+    """Return how a matrix of weights is kept; raises FeedError for what is neither packed nor float32 of two axes."""
     value = given.value if isinstance(given, Resident) else given
     require((Packed, np.ndarray), **{name: value})
     if isinstance(value, np.ndarray) and (value.dtype != np.float32 or value.ndim != 2 or not value.size):
         raise FeedError(
             f"{name} is Packed, or float32 of shape [rows, columns]; got {value.dtype} of shape {list(value.shape)}"
         )
-    form = Form.of(value)
+    return Form.of(value)
+
+
+def matrix_operand(given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Operand, Words]:
+    """Return what is bound for a matrix of weights, and where its parts lie."""
     if isinstance(given, Resident):
-        constant, words = given.form(layout.__name__, layout)
-        return form, constant, words
-    words = layout(value)
-    return form, words.data, words
+        return given.form(layout.__name__, layout)
+    words = layout(given)
+    return words.data, words
 
 
 def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tuple[NDArray[Any], Operand]:

@@ -1,11 +1,10 @@
 """Weights to low-bit codes by what they are multiplied with: each rounding makes up for those before it. Pure.
 
-A layer computes ``x @ weights.T``. With ``gram``, the second moment of rows of ``x``, ``d @ gram @ d`` is the mean square
-of what an error ``d`` of one row of the weights does to an output. Columns are rounded one after the other, and what
-each rounding costs is taken off the columns that are still to come (GPTQ: Frantar et al., 2022, arXiv:2210.17323, after
-Hassibi and Stork, 1993). A group's scale is found when its turn comes, from the weights as they are by then. Then every
-code is looked at again a few times, all others held still, and set to what serves best (coordinate descent, as in
-QuantEase: Behdin et al., 2023, arXiv:2309.01885).
+A layer computes ``x @ weights.T``. With ``gram = x.T @ x``, an error ``d`` of one row of the weights changes that row's
+outputs by ``d @ gram @ d``, the sum of squares. Columns are rounded one after the other, and what each rounding costs is
+taken off the columns that are still to come (GPTQ: Frantar et al., 2022, arXiv:2210.17323). A group's scale is found
+when its turn comes, from the weights as they are by then. After that every code is looked at again, all others held
+still, and set to what serves best (coordinate descent, as in QuantEase: Behdin et al., 2023, arXiv:2309.01885).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 
 from pytest_webaccel.engines.packing.layout import pack
 from pytest_webaccel.engines.packing.packed import Packed
-from pytest_webaccel.engines.packing.quantise import Search, coded, quantise, require_finite
+from pytest_webaccel.engines.packing.quantise import Search, coded, quantise
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -66,14 +65,14 @@ def calibrated(
 
 
 def output_error(weights: NDArray[Any], packed: Packed, gram: NDArray[Any]) -> NDArray[np.float64]:
-    """Return for each row the sum of squares of what ``packed`` changes of ``x @ weights.T``, from ``gram = x.T @ x``."""
+    """Return for each row the sum of squares by which ``packed`` changes ``x @ weights.T``; ``gram`` is ``x.T @ x``."""
     off = packed.dequantised().astype(np.float64) - weights
     error: NDArray[np.float64] = np.einsum("rc,rc->r", off @ gram.astype(np.float64), off)
     return error
 
 
 def _damped(gram: NDArray[Any], columns: int, wide: int) -> NDArray[np.float64]:
-    """Return ``gram`` with a mean of about 1 on its diagonal, damped, for ``wide`` columns; the added ones are alone."""
+    """Return ``gram`` with about 1 on its diagonal, damped, for ``wide`` columns; those added have to do with none."""
     if gram.shape != (columns, columns) or gram.dtype.kind != "f" or not np.isfinite(gram).all():
         raise FeedError(
             f"gram is finite floats of shape [{columns}, {columns}], not {gram.dtype} of shape {list(gram.shape)}"

@@ -24,9 +24,7 @@ class Stored(Protocol):
 T = TypeVar("T", bound=Stored)
 
 
-def mix(
-    candidates: Mapping[str, Sequence[T]], loss: Callable[[str, T], float], budget_bytes: int
-) -> dict[str, T]:
+def mix(candidates: Mapping[str, Sequence[T]], loss: Callable[[str, T], float], budget_bytes: int) -> dict[str, T]:
     """Return one candidate for each name: first the smallest, then others where a byte takes away most of the loss.
 
     ``loss`` of a name and a candidate is what the model loses by that one alone, in any unit but one; losses are taken
@@ -38,7 +36,9 @@ def mix(
         raise ConfigurationError(f"there is no candidate for {', '.join(empty)}")
     losses = {name: [loss(name, form) for form in forms] for name, forms in candidates.items()}
     sizes = {name: [form.nbytes for form in forms] for name, forms in candidates.items()}
-    chosen = {name: min(range(len(sizes[name])), key=lambda i: (sizes[name][i], losses[name][i])) for name in candidates}
+    chosen = {
+        name: min(range(len(sizes[name])), key=lambda i: (sizes[name][i], losses[name][i])) for name in candidates
+    }
     spent = sum(sizes[name][index] for name, index in chosen.items())
     if spent > budget_bytes:
         raise ConfigurationError(
@@ -58,9 +58,7 @@ def mix(
     return {name: candidates[name][index] for name, index in chosen.items()}
 
 
-def _step(
-    sizes: Sequence[int], losses: Sequence[float], name: str, now: int
-) -> tuple[float, str, int] | None:
+def _step(sizes: Sequence[int], losses: Sequence[float], name: str, now: int) -> tuple[float, str, int] | None:
     """Return the best next step of a name, as (loss saved for a byte, turned; name; index); None where none helps."""
     steps = [
         ((losses[index] - losses[now]) / (size - sizes[now]), name, index)

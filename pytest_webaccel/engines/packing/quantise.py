@@ -21,7 +21,7 @@ from pytest_webaccel.errors import ConfigurationError, FeedError
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Search", "coded", "quantise", "require_finite"]
+__all__ = ["Search", "coded", "quantise"]
 
 
 class Search(enum.StrEnum):
@@ -56,7 +56,7 @@ def quantise(
     kind = np.dtype(scales)
     if kind not in (np.float16, np.float32):
         raise ConfigurationError(f"scales={kind}: they are float16 or float32")
-    require_finite(weights)
+    _finite(weights)
     rows, columns = weights.shape
     groups = -(-columns // group)
     step = max(_CHUNK // max(columns, 1), 1)
@@ -75,8 +75,7 @@ def quantise(
     )
 
 
-def require_finite(weights: NDArray[Any]) -> None:
-    """Raise FeedError for weights that are no matrix of finite floats."""
+def _finite(weights: NDArray[Any]) -> None:
     if weights.ndim != 2 or not weights.size or weights.dtype.kind != "f":
         raise FeedError(f"weights are a matrix of floats, not {weights.dtype} of shape {list(weights.shape)}")
     bad = np.argwhere(~np.isfinite(weights))
