@@ -103,6 +103,9 @@ def measure(
 
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments("minilm", given, backend=True)
+    table = tuple(probe for probe in chromium_table() if probe.lane.backend is options.backend)
+    if not table:
+        raise SystemExit(f"no lane of Chromium on {options.backend} works here")
     pairs = PAIRS[:6] if options.quick else PAIRS
     model = fetched()
     weights = model.weights
@@ -114,12 +117,8 @@ def main(given: Sequence[str] | None = None) -> int:
     print(f"float64 in NumPy: at_1 {reference['at_1']:.3f}, mrr {reference['mrr']}", flush=True)
     rounding = Rounding(plain, [model.ids(text) for text in texts()])
     arms: dict[str, Mapping[str, Any]] = {str(bits): {"bits": bits} for bits in (32, 8, 4, 3, 2)}
-    for name, packed in (
-        ("4 calibrated", rounding.calibrated(4, zero_points=True)),
-        ("mixed", rounding.mixed(_SHARE)),
-    ):
-        arms[name] = {"weights": weights | packed}
-    table = tuple(probe for probe in chromium_table() if probe.lane.backend is options.backend)
+    arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
+    arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}
     worker, rows = start_worker(table), []
     try:
         for probe in table:
@@ -129,7 +128,7 @@ def main(given: Sequence[str] | None = None) -> int:
                     found = measure(worker, lease, encoder, ids, right)
                     share = found["device_bytes"] / plain.nbytes
                     about = {"bits": name, "lane": str(probe.lane), "evidence": str(probe.evidence)}
-                    rows.append({**about, **found, "of_float32": share})
+                    rows.append({**about, **found, "of_float32": f"{share:.4f}"})
                     print(f"{name} bits: cosine {found['cosine']}, {share:.1%} of float32", flush=True)
     finally:
         worker.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
 from tests.engines.bert import WIDTH, drawn, embedded
 
-WEIGHTS = drawn(2)
+WEIGHTS: dict[str, Any] = dict(drawn(2))
 
 
 def planned(outputs):

@@ -1,8 +1,8 @@
 """Weights to low-bit codes by what they are multiplied with: each rounding makes up for those before it. Pure.
 
 A layer computes ``x @ weights.T``. With ``gram = x.T @ x``, an error ``d`` of one row of the weights changes that row's
-outputs by ``d @ gram @ d``, the sum of squares. Columns are rounded one after the other, and what each rounding costs is
-taken off the columns that are still to come (GPTQ: Frantar et al., 2022, arXiv:2210.17323). A group's scale is found
+outputs by ``d @ gram @ d``, the sum of squares. Columns are rounded one after the other, and what each rounding costs
+is taken off the columns that are still to come (GPTQ: Frantar et al., 2022, arXiv:2210.17323). A group's scale is found
 when its turn comes, from the weights as they are by then. After that every code is looked at again, all others held
 still, and set to what serves best (coordinate descent, as in QuantEase: Behdin et al., 2023, arXiv:2309.01885).
 """
