@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.bench.pretrained import Pretrained
 
 __all__ = ["TEXTS", "texts"]
+
+#: Words of a text that is drawn.
+_DRAWN = 16
 
 TEXTS = tuple(
     """\
@@ -233,11 +240,11 @@ In spring the storks return to the village.
 )
 
 
-def texts() -> list[str]:
-    """Return the sentences, and texts of three of them, each in two such texts."""
+def texts(model: Pretrained) -> list[list[int]]:
+    """Return token ids of the sentences, of texts of three of them, and of words drawn from the vocabulary."""
     chance = random.Random(0)
-    longer = []
-    for _ in range(2):
-        order = chance.sample(TEXTS, len(TEXTS))
-        longer += [" ".join(order[at : at + 3]) for at in range(0, len(order), 3)]
-    return [*TEXTS, *longer]
+    order = chance.sample(TEXTS, len(TEXTS))
+    joined = [" ".join(order[at : at + 3]) for at in range(0, len(order), 3)]
+    words = sorted(word for word in model.tokenizer.get_vocab() if word.isascii() and word.isalpha() and len(word) > 2)
+    drawn = [" ".join(chance.sample(words, _DRAWN)) for _ in range(len(TEXTS))]
+    return [model.ids(text) for text in (*TEXTS, *joined, *drawn)]

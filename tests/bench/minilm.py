@@ -21,7 +21,7 @@ from pytest_webaccel.engines.kernels import Computation
 from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise, wilson
-from tests.bench.calibration import texts
+from tests.bench.calibration import TEXTS, texts
 from tests.bench.common import arguments, chromium_table, finish, start_worker
 from tests.bench.pretrained import fetched
 from tests.bench.rounding import Rounding
@@ -41,6 +41,8 @@ _RESAMPLES = 2000
 _REPEATS = 1
 #: Of all bytes of float32, what the mixed model may take.
 _SHARE = 0.15
+#: One calibration sentence of so many is what candidates are measured on.
+_EVERY = 14
 
 
 def ranks(questions: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
@@ -115,7 +117,7 @@ def main(given: Sequence[str] | None = None) -> int:
     right = np.array([embedded(plain.weight, one, layers=plain.layers, heads=plain.heads) for one in ids])
     reference = retrieved(right)
     print(f"float64 in NumPy: at_1 {reference['at_1']:.3f}, mrr {reference['mrr']}", flush=True)
-    rounding = Rounding(plain, [model.ids(text) for text in texts()])
+    rounding = Rounding(plain, texts(model), [model.ids(text) for text in TEXTS[::_EVERY]])
     arms: dict[str, Mapping[str, Any]] = {str(bits): {"bits": bits} for bits in (32, 8, 4, 3, 2)}
     arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
     arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}

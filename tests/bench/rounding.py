@@ -12,7 +12,7 @@ from pytest_webaccel.engines.packing import Packed, Search, calibrated, mix, qua
 from tests.engines.bert import embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,26 +30,32 @@ _TABLES = (
     (4, 64, True),
     (4, 32, True),
 )
-#: One text of so many is what losses are measured on.
-_EVERY = 7
 
 
 class Rounding:
-    """Forms of an encoder's matrices, by the second moments that ``texts``, as token ids, give to their inputs."""
+    """Forms of an encoder's matrices, by the second moments that ``texts``, as token ids, give to their inputs.
 
-    def __init__(self, plain: Bert, texts: Sequence[Sequence[int]]) -> None:
+    What candidates lose is measured on ``sentences``.
+    """
+
+    def __init__(self, plain: Bert, texts: Sequence[Sequence[int]], sentences: Sequence[Sequence[int]]) -> None:
         self.plain = plain
-        self._grams: dict[str, Any] = collections.defaultdict(float)
         self._wide = functools.cache(lambda name: plain.weight(name).astype(np.float64))
         self._weights = {name: plain.weight(name) for name in plain.matrices}
-        self._looked_at = texts[::_EVERY]
+        inputs: dict[str, list[NDArray[Any]]] = collections.defaultdict(list)
         for ids in texts:
-            self._embedded({}, ids, self._grams)
-        self._right = [self._embedded({}, ids) for ids in self._looked_at]
+            self._embedded({}, ids, lambda name, x: inputs[name].append(x.astype(np.float32)))
+        self._grams = {}
+        for name in list(inputs):
+            x = np.concatenate(inputs.pop(name))
+            self._grams[name] = x.T @ x
+        self._looked_at = sentences
+        self._right = [self._embedded({}, ids) for ids in sentences]
+        self._rounded = functools.cache(self._made)
 
     def calibrated(self, bits: int, *, group: int = 32, zero_points: bool = False) -> dict[str, Packed]:
         """Return all matrices at one number of bits, calibrated but for tables, which are rounded to nearest."""
-        return {name: self._rounded(name, bits, group, zero_points=zero_points) for name in self._weights}
+        return {name: self._rounded(name, bits, group, zero_points) for name in self._weights}
 
     def mixed(self, share: float) -> dict[str, Packed]:
         """Return all matrices so that the whole encoder takes ``share`` of its bytes in float32.
@@ -63,9 +69,9 @@ class Rounding:
     def _candidates(self, name: str) -> list[Packed]:
         forms = [(4, 64, True), (4, 32, True)] if name in self._grams else _TABLES
         eight = quantise(self._weights[name], 8, group=128, search=Search.NEAREST)
-        return [*(self._rounded(name, bits, group, zero_points=zeros) for bits, group, zeros in forms), eight]
+        return [*(self._rounded(name, bits, group, zeros) for bits, group, zeros in forms), eight]
 
-    def _rounded(self, name: str, bits: int, group: int, *, zero_points: bool) -> Packed:
+    def _made(self, name: str, bits: int, group: int, zero_points: bool) -> Packed:
         weight, gram = self._weights[name], self._grams.get(name)
         if gram is None:
             return quantise(weight, bits, group=group, zero_points=zero_points)
@@ -77,13 +83,12 @@ class Rounding:
         return float(np.mean([1 - self._embedded(changed, ids) @ right for ids, right in pairs]))
 
     def _embedded(
-        self, changed: Mapping[str, NDArray[Any]], ids: Sequence[int], grams: dict[str, Any] | None = None
+        self,
+        changed: Mapping[str, NDArray[Any]],
+        ids: Sequence[int],
+        seen: Callable[[str, NDArray[Any]], None] = lambda name, x: None,
     ) -> NDArray[Any]:
         def weight(name: str) -> NDArray[Any]:
             return changed[name] if name in changed else self._wide(name)
-
-        def seen(name: str, x: NDArray[Any]) -> None:
-            if grams is not None:
-                grams[name] = grams[name] + x.T @ x
 
         return embedded(weight, ids, layers=self.plain.layers, heads=self.plain.heads, seen=seen)
