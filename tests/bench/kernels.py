@@ -221,7 +221,6 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
-        beside = better(samples, sample.backend)
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
@@ -269,6 +268,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 times[shape] = min(times.get(shape, math.inf), time_ms)
         if backend is not Backend.CPU:
             beside[_ABOUT[Backend.CPU]] = found.get(("ort_wasm", Backend.CPU, bits), {})
+        if backend is Backend.WEBNN:
+            cpu = found.get(("ours", Backend.CPU, bits), {})
+            beside["our CPU path for more than one row"] = {shape: ms for shape, ms in cpu.items() if shape.rows > 1}
         if bits != 4:
             beside["our 4 bits"] = found.get(("ours", backend, 4), {})
         for about, times in beside.items():
