@@ -32,7 +32,7 @@ SUITE = """
             assert numpy.abs(got - right).max() < 1e-5
             if turn == 1 and bits == 3:
                 # the weights are brought again
-                webaccel_faults.inject("device_destroyed" if webaccel.lane.backend == "webgpu" else "page_reload")
+                webaccel_faults.inject("page_reload" if webaccel.lane.backend == "cpu" else "device_destroyed")
 """
 
 
