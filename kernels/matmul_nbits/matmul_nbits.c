@@ -155,8 +155,10 @@ INLINE void one_row(const float *x, const u32 *packed, float *y, const Args *arg
         for (int p = 0; p < 8; p++) {
           Four weights = differences(eight.at[p], zeros.at, bits, has_zeros);
           v128_t all = load_splat(own + i + p);
+          // a product waits for the one before it in its sum: where floats come fast there are two sums in turn
+          u32 turn = bits < 8 && !has_zeros ? p % 2 : 0;
 #pragma unroll
-          for (int j = 0; j < 4; j++) part[p % 2][j] = madd(weights.at[j], all, part[p % 2][j]);
+          for (int j = 0; j < 4; j++) part[turn][j] = settled(madd(weights.at[j], all, part[turn][j]));
         }
       }
       Four scales = scales_of(args, packed, at);

@@ -45,6 +45,12 @@ INLINE v128_t look_up(v128_t table, v128_t numbers) {
 #endif
 }
 
+// The value, computed here: what follows is not mixed with what led to it, for which there are not enough registers.
+INLINE v128_t settled(v128_t value) {
+  __asm__ volatile("" : "+r"(value));
+  return value;
+}
+
 // The first `count` of four, zeros for the others.
 INLINE v128_t load_some(const float *from, u32 count) {
   float all[LANES] = {0};

@@ -1,11 +1,11 @@
 """The project's own ``matmul_nbits`` beside onnxruntime-web's ``MatMulNBits``: the same weights, rows and page.
 
-Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other, so
-that a slow moment hits all. What is timed is the page's own time for the whole request: buffers, upload, run, and what
-comes back. The first run, which compiles, is apart. Peers run with ``accuracy_level`` 0, which computes in float32 as
-ours does, and 4, which may round ``x`` to eight bits; what is better counts. A ratio is that of the better of
-onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its wasm, on one thread, to ours on the CPU, so more than
-1 is faster.
+Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other
+and with all numbers of bits, so that a slow moment hits all. What is timed is the page's own time for the whole
+request: buffers, upload, run, and what comes back. The first run, which compiles, is apart. Peers run with
+``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
+better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its
+wasm, on one thread, to ours on the CPU, so more than 1 is faster.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ _RESAMPLINGS = 2000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    bits: int
     rows: int
     k: int
     columns: int
@@ -78,6 +77,7 @@ class Sample:
 
     name: str
     backend: Backend
+    bits: int
     call: Callable[[], tuple[float, np.ndarray[Any, Any]]]
     first_ms: float = math.nan
     nmse: float = math.nan
@@ -131,7 +131,7 @@ class Bench:
             reply = self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             return timings(reply, 0).first_ms, reply.tensors["y"]
 
-        return Sample("ours", backend, call)
+        return Sample("ours", backend, weights.bits, call)
 
     def theirs(self, name: str, x: np.ndarray[Any, Any], weights: Packed, accuracy: int) -> Sample:
         """Raise a WebAccelError where it does not load the model."""
@@ -151,7 +151,7 @@ class Bench:
             reply = self._worker.call(run(), deadline=_DEADLINE_S)
             return reply.page_ms, reply.tensors["y"]
 
-        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, call)
+        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, weights.bits, call)
 
     def free(self) -> None:
         """Drop every model."""
@@ -160,11 +160,9 @@ class Bench:
                 self._worker.call(lease.drop(loaded, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             self._worker.call(lease.lane.here.free_constants(deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
-    def samples(
-        self, shape: Shape, x: np.ndarray[Any, Any], weights: Packed, backends: Sequence[Backend]
-    ) -> list[Sample]:
+    def samples(self, x: np.ndarray[Any, Any], weights: Packed, backends: Sequence[Backend]) -> list[Sample]:
         found = [self.ours(backend, x, weights) for backend in backends]
-        if shape.bits == 3:  # MatMulNBits has no three bits
+        if weights.bits == 3:  # MatMulNBits has no three bits
             return found
         for name, accuracy in itertools.product(_PEERS, (0, 4)):
             if _PEERS[name][0] not in self._leases:
@@ -172,24 +170,26 @@ class Bench:
             try:
                 found.append(self.theirs(name, x, weights, accuracy))
             except WebAccelError as error:
-                print(f"{name}, {shape.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
+                print(f"{name}, {weights.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
         return found
 
 
 def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sample]:
-    chance = np.random.default_rng([shape.bits, shape.rows, shape.k, shape.columns])
-    weights = quantise(chance.standard_normal((shape.columns, shape.k)).astype(np.float32), shape.bits, group=_GROUP)
+    chance = np.random.default_rng([shape.rows, shape.k, shape.columns])
+    plain = chance.standard_normal((shape.columns, shape.k)).astype(np.float32)
     x = chance.standard_normal((shape.rows, shape.k)).astype(np.float32)
-    right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
     samples = []
-    for sample in bench.samples(shape, x, weights, options.backends):
-        try:
-            sample.first_ms, y = sample.call()
-        except WebAccelError as error:
-            print(f"{sample.name}, {shape}: {str(error)[:160]}", flush=True)
-            continue
-        sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
-        samples.append(sample)
+    for bits in options.bits:
+        weights = quantise(plain, bits, group=_GROUP)
+        right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
+        for sample in bench.samples(x, weights, options.backends):
+            try:
+                sample.first_ms, y = sample.call()
+            except WebAccelError as error:
+                print(f"{sample.name}, {bits} bits, {shape}: {str(error)[:160]}", flush=True)
+                continue
+            sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
+            samples.append(sample)
     begun = time.monotonic()
     for turn in range(options.rounds):
         if turn >= 3 and time.monotonic() - begun > options.seconds:
@@ -200,9 +200,10 @@ def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sam
     return samples
 
 
-def better(samples: Sequence[Sample], backend: Backend) -> Sample | None:
-    """Return the fastest of onnxruntime-web's on a backend that is right."""
-    right = [one for one in samples if one.name.split()[0] in _BESIDE[backend] and one.nmse < 5e-4]
+def better(samples: Sequence[Sample], ours: Sample) -> Sample | None:
+    """Return the fastest of onnxruntime-web's on the backend of ours that is right."""
+    beside = [one for one in samples if one.bits == ours.bits and one.name.split()[0] in _BESIDE[ours.backend]]
+    right = [one for one in beside if one.nmse < 5e-4]
     return min(right, key=lambda one: statistics.median(one.times), default=None)
 
 
@@ -220,13 +221,12 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
-        beside = better(samples, sample.backend)
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
         told: dict[str, Any] = {
             "kernel": "matmul_nbits",
-            "bits": shape.bits,
+            "bits": sample.bits,
             "rows": shape.rows,
             "k": shape.k,
             "columns": shape.columns,
@@ -242,7 +242,7 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
             "nmse": f"{sample.nmse:.1e}",
             "evidence": str(probe.evidence),
         }
-        beside = better(samples, sample.backend) if sample.name == "ours" else None
+        beside = better(samples, sample) if sample.name == "ours" else None
         if beside is not None:
             told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
         rows.append(told)
@@ -254,7 +254,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[tuple[str, Backend, int], dict[Shape, float]] = {}
     for row in rows:
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
-        shape = Shape(0, row["rows"], row["k"], row["columns"])
+        shape = Shape(row["rows"], row["k"], row["columns"])
         times = found.setdefault((name, Lane.parse(row["lane"]).backend, row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
     lines = []
@@ -268,6 +268,9 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 times[shape] = min(times.get(shape, math.inf), time_ms)
         if backend is not Backend.CPU:
             beside[_ABOUT[Backend.CPU]] = found.get(("ort_wasm", Backend.CPU, bits), {})
+        if backend is Backend.WEBNN:
+            cpu = found.get(("ours", Backend.CPU, bits), {})
+            beside["our CPU path for more than one row"] = {shape: ms for shape, ms in cpu.items() if shape.rows > 1}
         if bits != 4:
             beside["our 4 bits"] = found.get(("ours", backend, 4), {})
         for about, times in beside.items():
@@ -294,7 +297,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.backends == [Backend.CPU]:
         table = (probes[Backend.CPU],)
         probes = {Backend.CPU: probes[Backend.CPU]}
-    shapes = [Shape(*parts) for parts in itertools.product(options.bits, options.rows, options.sizes, options.sizes)]
+    shapes = [Shape(*parts) for parts in itertools.product(options.rows, options.sizes, options.sizes)]
     worker, rows = start_worker(table), []
     try:
         leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
@@ -305,7 +308,7 @@ def main(given: Sequence[str] | None = None) -> int:
             for ours in (row for row in made if row["implementation"] == "ours"):
                 faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
                 print(
-                    f"{number} of {len(shapes)}: {ours['lane']}, {shape.bits} bits, {shape.rows} x {shape.k} x "
+                    f"{number} of {len(shapes)}: {ours['lane']}, {ours['bits']} bits, {shape.rows} x {shape.k} x "
                     f"{shape.columns}: {ours['median_ms']:.2f} ms{faster}",
                     flush=True,
                 )
