@@ -27,8 +27,6 @@ __all__ = ["Relay", "Server"]
 #: Bytes that may wait in a pipe before its source is paused.
 WAITING_BYTES = 1 << 20
 
-#: Bytes of what arrives at once; less is acknowledged without delay.
-_SMALL_BYTES = 1 << 14
 #: Option by which Linux acknowledges at once; elsewhere there is none.
 _QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
 
@@ -53,7 +51,10 @@ class Server(Protocol):
 
 
 class Relay(asyncio.Protocol):
-    """Stands between ``transport`` and ``server``; ``gone`` is called once, when the connection has ended."""
+    """Stands between ``transport`` and ``server``; ``gone`` is called once, when the connection has ended.
+
+    Where ``prompt`` is set, what comes from the page is acknowledged at once, and not after up to 40 ms.
+    """
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Relay(asyncio.Protocol):
         self._down = Pipe(flows[Stream.DOWNSTREAM], scanners[Stream.DOWNSTREAM], now)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self.prompt = False
         self._over = False
         self._closing = False
         self._paused = {"server": False, "pipe": False}
@@ -114,7 +116,7 @@ class Relay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the browser sent."""
-        if len(data) < _SMALL_BYTES:
+        if self.prompt:
             self._acknowledge()
         if self._up.idle:
             self._up.scanner.scan(data)
@@ -187,7 +189,7 @@ class Relay(asyncio.Protocol):
     # -- inside ------------------------------------------------------------------------------
 
     def _acknowledge(self) -> None:
-        """Have the system acknowledge what came: Deno's next small frame waits for that, by default 40 ms."""
+        """Have the system acknowledge what came."""
         if _QUICK_ACK is not None and (raw := self._transport.get_extra_info("socket")):
             with contextlib.suppress(OSError):
                 raw.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
