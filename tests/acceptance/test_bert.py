@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel.terms import Browser
-from tests.acceptance.lanes import run_on_webgpu
+from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """
     import numpy
@@ -32,11 +31,12 @@ SUITE = """
             right = embedded(encoder.weight, ids, layers=2, heads=4)
             assert numpy.abs(got - right).max() < 1e-5
             if turn == 1 and bits == 3:
-                webaccel_faults.inject("device_destroyed")  # the weights are brought again
+                # the weights are brought again
+                webaccel_faults.inject("page_reload" if webaccel.lane.backend == "cpu" else "device_destroyed")
 """
 
 
-@pytest.mark.parametrize("name", [Browser.CHROMIUM, Browser.FIREFOX], ids=str)
-def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, name):
-    result = run_on_webgpu(pytester, monkeypatch, name, SUITE)
+@pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
+def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, lane):
+    result = run_on_lane(pytester, monkeypatch, lane, SUITE)
     result.assert_outcomes(passed=7)

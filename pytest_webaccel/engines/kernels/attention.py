@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
+from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, packed_ports
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
-from pytest_webaccel.engines.kernels.weights import by_rows
+from pytest_webaccel.engines.kernels.weights import Form, by_rows
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -57,7 +59,8 @@ def attention(
     chosen workgroup are refused where it is lowered.
     """
     require(KVCache, cache=cache)
-    return attended(query, cache.form, _sent(cache), scale=scale, constants=constants)
+    made = attended(query, cache.form, _sent(cache), scale=scale, constants=constants)
+    return dataclasses.replace(made, ways={**made.ways, Backend.WEBNN: _webnn(query, cache, scale, made.outputs)})
 
 
 def attended(
@@ -76,6 +79,7 @@ def attended(
     constant = fixed(form)
     inputs = {"q": query, "packed": lain.packed, "recent": lain.recent}
     ring = (lain.blocks, lain.recent_tokens, lain.slot, lain.slots)
+    uniform = (form.heads, form.dim, *ring, *lain.places, int(factor.view(np.uint32)))
     outputs = {"y": Output("float32", (form.heads, form.dim))}
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
@@ -97,11 +101,50 @@ def attended(
             bindings=("q", "packed", "recent", "y", "uniform"),
             inputs=inputs,
             outputs=outputs,
-            uniform=(form.heads, form.dim, *ring, *lain.places, int(factor.view(np.uint32))),
+            uniform=uniform,
             workgroups=(form.heads, 1, 1),
         )
 
-    return Program("attention", inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        return on_cpu("attention", inputs, outputs, uniform, constant, given)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+    return Program("attention", inputs, outputs, ways, constants or {})
+
+
+def _webnn(
+    query: NDArray[Any], cache: KVCache, scale: float | None, outputs: Mapping[str, Output]
+) -> Callable[[Target, Mapping[str, int]], Dispatch]:
+    form = cache.form
+    attributes = {
+        "bits": form.bits,
+        "group": form.group,
+        "keys_by_channel": int(form.keys is KeyScales.CHANNEL),
+        "blocks": len(cache.key_blocks),
+        "scale": float(np.float32(form.dim**-0.5 if scale is None else scale)),
+    }
+
+    def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        operands: dict[str, Operand] = {"q": query}
+        ports = {"q": Port("q", (form.heads, form.dim))}
+        for kind, blocks, recent in (
+            ("key", cache.key_blocks, cache.recent_keys),
+            ("value", cache.value_blocks, cache.recent_values),
+        ):
+            if blocks:
+                words = by_rows(*blocks)
+                operands[kind] = words.data
+                ports |= packed_ports(kind, Form.of(blocks[0]), words, len(blocks), f"{kind}_")
+            if len(recent):
+                operands[f"recent_{kind}s"] = recent.astype(np.float32)
+                ports[f"recent_{kind}s"] = Port(f"recent_{kind}s", recent.shape)
+        return graph_dispatch(
+            "attention", operands, outputs, given, ports=ports, attributes=attributes, form=fixed(form)
+        )
+
+    return webnn
 
 
 def fixed(form: CacheForm) -> dict[str, int]:

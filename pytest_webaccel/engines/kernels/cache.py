@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_webaccel.engines.kernels.attention import Lain, attended, fixed, half
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
@@ -281,6 +282,11 @@ class DeviceCache:
                 workgroups=workgroups,
             )
 
+        def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+            del target
+            return on_cpu(kernel, inputs, outputs, told, form, given)
+
         reads = {**inputs, "before": before}
-        program = Program(kernel, reads, outputs, {Backend.WEBGPU: webgpu}, places={name: place})
+        ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu}
+        program = Program(kernel, reads, outputs, ways, places={name: place})
         self._written[name] = program[name]

@@ -61,7 +61,8 @@ class Dispatch:
 
     ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``. ``chosen`` are the tunable constants,
     ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``source`` tells versions of the kernel
-    apart, and ``needs`` are the features that the device must have.
+    apart, and ``needs`` are the features that the device must have. On WebNN ``code`` is the address of a builder of
+    graphs, and ``graph`` what it is told.
     """
 
     kernel: str
@@ -77,6 +78,7 @@ class Dispatch:
     form: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source: str = ""
     needs: Sequence[str] = ()
+    graph: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def signature(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pytest_webaccel.engines.kernels.dispatch import Constant, Target
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor
 from pytest_webaccel.engines.kernels.state import Cell
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -127,6 +128,8 @@ class Plan:
         if missing := self.needs - set(probe.features):
             needs = ", ".join(sorted(missing))
             raise ConfigurationError(f"kernel {self.kernel} needs {needs}, which {probe.lane} has not")
+        if self.states and probe.lane.backend is Backend.WEBNN:
+            raise ConfigurationError(f"{probe.lane} keeps no states: a graph of WebNN writes nothing in place")
         limits = probe.limits
         most = limits.get("maxStorageBufferBindingSize", math.inf)
         groups = limits.get("maxComputeWorkgroupsPerDimension", math.inf)
@@ -163,6 +166,7 @@ class Plan:
                     "bindings": list(names),
                     "uniform": list(dispatch.uniform),
                     "workgroups": list(dispatch.workgroups),
+                    "graph": dict(dispatch.graph),
                 }
                 for dispatch, names in zip(self.dispatches, self.bound, strict=True)
             ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -11,7 +12,8 @@ import numpy as np
 from pytest_webaccel.engines.kernels.dispatch import Constant
 from pytest_webaccel.engines.kernels.program import require
 from pytest_webaccel.engines.packing import Packed
-from pytest_webaccel.engines.packing.layout import BLOCK
+from pytest_webaccel.engines.packing.layout import BLOCK, unpack
+from pytest_webaccel.engines.packing.tiles import code_tiles, tiles
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.dispatch import Operand
 
 __all__ = [
+    "FLOAT_BITS",
     "Form",
     "Matrix",
     "Resident",
@@ -30,8 +33,10 @@ __all__ = [
     "array_operand",
     "by_columns",
     "by_rows",
+    "by_tiles",
     "matrix_form",
     "matrix_operand",
+    "whole",
 ]
 
 T = TypeVar("T")
@@ -41,7 +46,8 @@ Weights: TypeAlias = "Packed | NDArray[Any]"
 #: The same, sent with a program or kept on the device.
 Matrix: TypeAlias = "Weights | Resident[Packed] | Resident[NDArray[Any]]"
 
-_FLOAT_BITS = 32
+#: Bits of weights that are not packed.
+FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +99,7 @@ class Form:
             zeros = weights.zeros is not None
             return cls(weights.bits, weights.group, weights.rows, weights.columns, weights.groups, bits, zeros)
         rows, columns = weights.shape
-        return cls(_FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
+        return cls(FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
 
     def constants(self) -> dict[str, int]:
         """Return the constants that tell kernels of it."""
@@ -112,10 +118,14 @@ def matrix_form(name: str, given: Matrix) -> Form:
     return Form.of(value)
 
 
-def matrix_operand(given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Operand, Words]:
-    """Return what is bound for a matrix of weights, and where its parts lie."""
+def matrix_operand(given: Matrix, layout: Callable[[Any], Words], use: str = "") -> tuple[Operand, Words]:
+    """Return what is bound for a matrix of weights, and where its parts lie.
+
+    ``use`` tells apart what a page makes of one layout, by default the name of that.
+    """
     if isinstance(given, Resident):
-        return given.form(layout.__name__, layout)
+        constant, words = given.form(layout.__name__, layout)
+        return Constant(f"{given.key}-{use or layout.__name__}", constant.data), words
     words = layout(given)
     return words.data, words
 
@@ -124,9 +134,14 @@ def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tu
     """Return an array of weights, and what is bound for it; raises FeedError for anything else."""
     if isinstance(given, Resident):
         require(np.ndarray, **{name: given.value})
-        return given.value, given.form("whole", Words)[0]
+        return given.value, given.form(whole.__name__, whole)[0]
     require(np.ndarray, **{name: given})
     return given, given
+
+
+def whole(array: NDArray[Any]) -> Words:
+    """Return an array as it is."""
+    return Words(np.ascontiguousarray(array))
 
 
 def by_rows(*parts: Weights) -> Words:
@@ -143,11 +158,111 @@ def by_rows(*parts: Weights) -> Words:
 
 
 def by_columns(weights: Weights) -> Words:
-    """Return weights with what rows have at one place side by side: neighbours in a workgroup read neighbours."""
+    """Return weights with what rows have at one place side by side: neighbours in a workgroup read neighbours.
+
+    Codes lie in :func:`slots`, as vectors of :func:`width` words. Two groups share a word of scales where these are
+    float16, four groups one of zeros.
+    """
+    return _columns(weights, quads=False)
+
+
+def by_quads(weights: Weights) -> Words:
+    """Return them as :func:`by_columns`, with codes in the order in which four invocations swap what they read of x.
+
+    Of row n of the weights the code at ``p ^ (n % 4 * 4)`` of a block is in slot ``p``.
+    """
+    return _columns(weights, quads=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """Bits of a code: ``bits`` of them, from bit ``start`` of the code on, from bit ``shift`` of ``word`` on."""
+
+    word: int
+    shift: int
+    bits: int
+    start: int = 0
+
+
+@functools.cache
+def slots(bits: int) -> tuple[tuple[Piece, ...], ...]:
+    """Return where :func:`by_columns` puts each of the 32 codes of a block.
+
+    No code crosses words, except that of 3 bits two lie in what ten codes a word leave free. What four invocations swap
+    has one place in different words where that is possible, since ``x`` is made smaller by it before. The uppermost bit
+    of every word is inverted, so that the code there is a signed number.
+    """
+    return tuple(_slot(bits, code) for code in range(BLOCK))
+
+
+def _slot(bits: int, code: int) -> tuple[Piece, ...]:
+    half, turn, part = code // 16, code // 4 % 4, code % 4
+    place = 4 * half + part
+    if bits == 2:
+        return (Piece(turn % 2, 2 * (8 * (turn // 2) + place), 2),)
+    if bits == 3 and turn < 3:
+        return (Piece(turn, 2 + 3 * place, 3),)
+    if bits == 3 and place < 6:
+        return (Piece(place // 2, 2 + 3 * (8 + place % 2), 3),)
+    if bits == 3:
+        return (Piece(place - 6, 0, 2), Piece(2, place - 6, 1, start=2))
+    if bits == 4:
+        return (Piece(turn, 4 * place, 4),)
+    if bits == 8:
+        return (Piece(4 * half + turn, 8 * part, 8),)
+    return (Piece(code, 0, bits),)
+
+
+def width(bits: int) -> int:
+    """Return how many words of a row lie side by side, to be read at once."""
+    return {2: 2, 3: 1}.get(bits, 4)
+
+
+def _columns(weights: Weights, *, quads: bool) -> Words:
     if not isinstance(weights, Packed):
-        return _words([_floats(weights).T], [], [])
-    zeros = [] if weights.zeros is None else [weights.zeros.T]
-    return _words([weights.words.T], [weights.scales.T], zeros)
+        words = _floats(weights)
+        return _words([_side_by_side(_turned(words.reshape(len(words), -1, BLOCK), quads), FLOAT_BITS)], [], [])
+    codes = _turned(unpack(weights.words, weights.bits).reshape(weights.rows, -1, BLOCK), quads)
+    words = np.zeros((*codes.shape[:2], weights.bits), np.uint32)
+    for code, pieces in enumerate(slots(weights.bits)):
+        for piece in pieces:
+            bits = codes[..., code].astype(np.uint32) >> np.uint32(piece.start) & np.uint32((1 << piece.bits) - 1)
+            words[..., piece.word] |= bits << np.uint32(piece.shift)
+    scales = weights.scales.T if weights.scales.itemsize == 4 else _together(weights.scales, 2)
+    zeros = [] if weights.zeros is None else [_together(weights.zeros, 4)]
+    return _words([_side_by_side(words ^ np.uint32(1 << 31), weights.bits)], [scales], zeros)
+
+
+def _turned(blocks: NDArray[Any], quads: bool) -> NDArray[Any]:
+    """Return blocks of codes, (rows, blocks, 32), in the order of :func:`by_quads` where ``quads``."""
+    if not quads:
+        return blocks
+    turned = np.empty_like(blocks)
+    for lane in range(4):
+        turned[lane::4] = blocks[lane::4, :, np.arange(BLOCK) ^ 4 * lane]
+    return turned
+
+
+def _side_by_side(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    """Return words of blocks, (rows, blocks, words), as (blocks, vectors, rows, words of a vector)."""
+    rows, blocks, count = words.shape
+    return words.reshape(rows, blocks, count // width(bits), width(bits)).transpose(1, 2, 0, 3)
+
+
+def _together(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return what rows have of each group, (rows, groups), as (groups / count, rows, count), filled up with zeros."""
+    rows, groups = array.shape
+    filled = np.zeros((rows, -(-groups // count) * count), array.dtype)
+    filled[:, :groups] = array
+    return filled.reshape(rows, -1, count).transpose(1, 0, 2)
+
+
+def by_tiles(weights: Weights) -> Words:
+    """Return weights 16 rows side by side (``kernels/matmul_nbits/matmul_nbits.c``)."""
+    if not isinstance(weights, Packed):
+        return _words([tiles(_floats(weights))], [], [])
+    zeros = [] if weights.zeros is None else [tiles(weights.zeros)]
+    return _words([code_tiles(unpack(weights.words, weights.bits), weights.bits)], [tiles(weights.scales)], zeros)
 
 
 def _floats(weights: NDArray[Any]) -> NDArray[np.uint32]:
