@@ -221,7 +221,6 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
-        beside = better(samples, sample.backend)
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
