@@ -3,28 +3,43 @@
 //   y[r, n] = sum over g of scale[g, n] * (sum over k in group g of x[r, k] * (code[k, n] - zero[g, n]))
 //
 // An invocation computes a tile of TILE_ROWS rows and TILE_COLUMNS columns, which lie a workgroup's width apart, so that
-// neighbours always read neighbouring words. SPLIT invocations share a tile, each with every SPLIT-th group, and the
-// first adds up what they have: for few rows on an adapter with more lanes than there are columns. With QUADS an element
-// of x is read by one of four invocations and told to the others. STAGE elements of a row are read before any is used.
+// neighbours always read neighbouring words. SPLIT invocations share a tile, each with every SPLIT-th pair of groups, and
+// the first adds up what they have: for few rows on an adapter with more lanes than there are columns. STAGE elements of
+// a row are read before words are, and any is used.
+//
+// A code is never shifted, as a vector shift is slow on software adapters. It stays behind a mask where it is in its word,
+// so that it and its zero are 2^shift times as large, and x is made as much smaller, once for all columns. All are exact:
+// x is between 2^-15 and 2^15 times itself, and scales are 2^-15 times. What ends its word has the sign bit: it lies there
+// inverted, so that this code is a signed number.
+//
+// With QUADS an element of x is read by one of four invocations, and they swap what they read: swap t brings an
+// invocation what its neighbour number (own ^ t) has. So the codes of its columns lie in that order (by_quads), and a
+// column goes by its invocation's place among the four.
 //
 // Lines that begin with //% and what stands in braces after a dollar are Jinja's: loops are unrolled and constants filled
 // in before the page compiles it, since no compiler here unrolls a loop over an array.
 //
 // Bindings, all of group 0:
 //   0  x       f32, (rows, k); of vec4 where VECTORS
-//   1  packed  u32: the codes, (groups * GROUP / 32 * BITS, columns), then the scales, (groups, columns), two float16 a
-//              word or one float32, then the zeros, (groups, columns), four uint8 a word (by_columns of
-//              pytest_webaccel/engines/kernels/weights.py); of 32 bits the weights alone
+//   1  codes   u32, (groups * GROUP / 32, words of a block / WIDTH, columns, WIDTH): by_columns or by_quads of
+//              pytest_webaccel/engines/kernels/weights.py
 //   2  y       f32, (rows, columns)
-//   3  shape   u32: rows, columns, k, groups, where in packed the scales begin, and the zeros
+//   3  shape   u32: rows, columns, k, groups, where in the words of codes the scales begin, and the zeros
+//   4  packed  the words of codes, for what lies behind the codes: the scales, float32 of (groups, columns), or float16
+//              of (groups / 2, columns, 2); then the zeros, uint8 of (groups / 4, columns, 4). Not of 32 bits.
 //
 // Dispatch: (ceil(columns / (WORKGROUP / SPLIT * TILE_COLUMNS)), ceil(rows / TILE_ROWS), 1).
 //
 // Tunable: WORKGROUP, TILE_ROWS, TILE_COLUMNS, SPLIT, QUADS, STAGE. Given: BITS, GROUP, SCALE_BITS, HAS_ZEROS; WHOLE,
-// whether k is a multiple of GROUP; VECTORS, whether x is of vec4.
+// whether k is a multiple of GROUP; VECTORS, whether x is of vec4; WORDS of a block and WIDTH; CODES, where codes lie.
 
 //% set across = WORKGROUP // SPLIT
 //% set blocks = GROUP // 32
+//% set reach = 16 if QUADS else 4
+//% set swaps = ["", "quadSwapX", "quadSwapY", "quadSwapDiagonal"]
+//% set middle = 0 if BITS == 32 else 2 ** (BITS - 1)
+//% set step = [STAGE, 8] | min
+//% set lift = 0 if BITS == 32 else 15
 //% if QUADS
 enable subgroups;
 //% endif
@@ -39,32 +54,16 @@ struct Shape {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<${ "vec4<f32>" if VECTORS else "f32" }>;
-@group(0) @binding(1) var<storage, read> packed: array<u32>;
+@group(0) @binding(1) var<storage, read> codes: array<${ "vec%d<u32>" % WIDTH if WIDTH > 1 else "u32" }>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<uniform> shape: Shape;
+//% if BITS < 32
+@group(0) @binding(4) var<storage, read> packed: array<u32>;
+//% endif
 
 //% if SPLIT > 1
 var<workgroup> partial: array<f32, ${ WORKGROUP * TILE_ROWS * TILE_COLUMNS }>;
 //% endif
-
-fn scale_at(at: u32) -> f32 {
-//% if BITS == 32
-  return 1.0;
-//% elif SCALE_BITS == 32
-  return bitcast<f32>(packed[shape.scales + at]);
-//% else
-  let pair = unpack2x16float(packed[shape.scales + at / 2u]);
-  return select(pair.x, pair.y, (at & 1u) == 1u);
-//% endif
-}
-
-fn zero_at(at: u32) -> f32 {
-//% if HAS_ZEROS
-  return f32((packed[shape.zeros + at / 4u] >> ((at & 3u) * 8u)) & 255u);
-//% else
-  return ${ 0 if BITS == 32 else 2 ** (BITS - 1) }.0;
-//% endif
-}
 
 @compute @workgroup_size(${ WORKGROUP })
 fn main(
@@ -74,8 +73,14 @@ fn main(
   @builtin(subgroup_invocation_id) lane: u32,
 //% endif
 ) {
+//% if QUADS
+  let own = lane & 3u;
+  let place = (at & ~3u) | own;
+//% else
+  let place = ${ "at %% %du" % across if SPLIT > 1 else "at" };
+//% endif
   let share = ${ "at / %du" % across if SPLIT > 1 else "0u" };
-  let first_column = id.x * ${ across * TILE_COLUMNS }u + at % ${ across }u;
+  let first_column = id.x * ${ across * TILE_COLUMNS }u + place;
   let first_row = id.y * ${ TILE_ROWS }u;
   let columns = shape.columns;
   let groups = shape.groups;
@@ -90,100 +95,115 @@ fn main(
   var sum${ r }_${ c } = 0.0;
 //% endfor
 //% endfor
-  for (var g = share; g < groups; g += ${ SPLIT }u) {
+  for (var pair = share; pair < (groups + 1u) / 2u; pair += ${ SPLIT }u) {
+//% if SCALE_BITS == 16
 //% for c in range(TILE_COLUMNS)
-    let zero${ c } = zero_at(g * columns + n${ c });
+    let scales${ c } = unpack2x16float(packed[shape.scales + pair * columns + n${ c }]);
+//% endfor
+//% endif
+    for (var g = 2u * pair; g < min(2u * pair + 2u, groups); g++) {
+//% if HAS_ZEROS
+      let zeros = shape.zeros + pair / 2u * columns;
+      let byte = (g & 3u) * 8u;
+//% endif
+//% for c in range(TILE_COLUMNS)
+//% if HAS_ZEROS
+      let zero${ c } = f32((packed[zeros + n${ c }] >> byte) & 255u);
+//% endif
 //% for r in range(TILE_ROWS)
-    var part${ r }_${ c } = 0.0;
+      var part${ r }_${ c } = 0.0;
 //% endfor
 //% endfor
 //% if blocks == 1
-    let block = g;
-    {
+      let block = g;
+      {
 //% else
-    for (var block = g * ${ blocks }u; block < (g + 1u) * ${ blocks }u; block++) {
+      for (var block = g * ${ blocks }u; block < (g + 1u) * ${ blocks }u; block++) {
 //% endif
-//% for c in range(TILE_COLUMNS)
-      let at${ c } = block * ${ BITS }u * columns + n${ c };
-//% endfor
 //% for stage in range(0, 32, STAGE)
+//% for first in range(stage, stage + STAGE) if first % reach == 0
+//% for r in range(TILE_ROWS)
+//% if VECTORS
+//% set index = "block * 8u + %du" % (first // 4) ~ (" + own" if QUADS else "")
+//% if WHOLE
+        let v${ r }_${ first } = x[x${ r } + ${ index }];
+//% else
+        let k${ r }_${ first } = ${ index };
+        let v${ r }_${ first } = select(
+          vec4<f32>(), x[x${ r } + min(k${ r }_${ first }, k / 4u - 1u)], k${ r }_${ first } < k / 4u
+        );
+//% endif
+//% else
+//% set index = "block * 32u + %du" % first ~ (" + own * 4u" if QUADS else "")
+        let k${ r }_${ first } = vec4<u32>(0u, 1u, 2u, 3u) + (${ index });
+        let i${ r }_${ first } = min(k${ r }_${ first }, vec4<u32>(k - 1u)) + x${ r };
+        let v${ r }_${ first } = select(
+          vec4<f32>(),
+          vec4<f32>(x[i${ r }_${ first }.x], x[i${ r }_${ first }.y], x[i${ r }_${ first }.z], x[i${ r }_${ first }.w]),
+          k${ r }_${ first } < vec4<u32>(k),
+        );
+//% endif
+//% endfor
+//% endfor
+//% for r in range(TILE_ROWS)
+//% for code in CODES[stage:stage + STAGE]
+//% set turn = code.code // 4 % 4 if QUADS else 0
+//% set read = "v%d_%d.%s * %r" % (r, code.code // reach * reach, "xyzw"[code.code % 4], 2.0 ** (lift - code.shift))
+        let x${ r }_${ code.code } = ${ swaps[turn] }(${ read });
+//% endfor
+//% endfor
 //% for code in CODES[stage:stage + STAGE]
 //% for word in code.reads
 //% for c in range(TILE_COLUMNS)
-      let word${ c }_${ word } = packed[at${ c } + ${ word }u * columns];
+        let word${ c }_${ word } = codes[(block * ${ WORDS // WIDTH }u + ${ word }u) * columns + n${ c }];
 //% endfor
 //% endfor
 //% endfor
-//% for quarter in range(stage, stage + STAGE, 4)
+//% for first in range(stage, stage + STAGE, step)
+//% for c in range(TILE_COLUMNS)
+//% for code in CODES[first:first + step]
+//% set piece = code.pieces[0]
+//% if BITS == 32
+        let w${ c }_${ code.code } = bitcast<f32>(word${ c }_${ piece.word }${ piece.part });
+//% else
+//% if HAS_ZEROS
+//% set zero = " - (zero%d - %d.0) * %r" % (c, middle if code.signed else 0, 2.0 ** code.shift)
+//% else
+//% set zero = "" if code.signed else " - %r" % (middle * 2.0 ** code.shift)
+//% endif
+        let w${ c }_${ code.code } = f32(i32((word${ c }_${ piece.word }${ piece.part } & ${ piece.mask }u)
+//% for more in code.pieces[1:]
+          + (word${ c }_${ more.word }${ more.part } & ${ more.mask }u) * ${ more.factor }u
+//% endfor
+        ))${ zero };
+//% endif
+//% endfor
+//% endfor
 //% for r in range(TILE_ROWS)
-//% if QUADS
-//% if WHOLE
-      let own${ r }_${ quarter } = x[x${ r } + block * 32u + ${ quarter }u + (lane & 3u)];
-//% else
-      let k${ r }_${ quarter } = block * 32u + ${ quarter }u + (lane & 3u);
-      let own${ r }_${ quarter } = select(0.0, x[x${ r } + min(k${ r }_${ quarter }, k - 1u)], k${ r }_${ quarter } < k);
-//% endif
-//% elif VECTORS
-//% if WHOLE
-      let v${ r }_${ quarter } = x[x${ r } + block * 8u + ${ quarter // 4 }u];
-//% else
-      let k${ r }_${ quarter } = block * 8u + ${ quarter // 4 }u;
-      let v${ r }_${ quarter } = select(
-        vec4<f32>(), x[x${ r } + min(k${ r }_${ quarter }, k / 4u - 1u)], k${ r }_${ quarter } < k / 4u
-      );
-//% endif
-//% else
-      let k${ r }_${ quarter } = vec4<u32>(0u, 1u, 2u, 3u) + (block * 32u + ${ quarter }u);
-      let i${ r }_${ quarter } = min(k${ r }_${ quarter }, vec4<u32>(k - 1u)) + x${ r };
-      let v${ r }_${ quarter } = select(
-        vec4<f32>(),
-        vec4<f32>(x[i${ r }_${ quarter }.x], x[i${ r }_${ quarter }.y], x[i${ r }_${ quarter }.z], x[i${ r }_${ quarter }.w]),
-        k${ r }_${ quarter } < vec4<u32>(k),
-      );
-//% endif
+//% for c in range(TILE_COLUMNS)
+        part${ r }_${ c } +=
+//% for code in CODES[first:first + step]
+          ${ "+ " if not loop.first else "" }x${ r }_${ code.code } * w${ c }_${ code.code }
+//% endfor
+        ;
 //% endfor
 //% endfor
-//% for code in CODES[stage:stage + STAGE]
+//% endfor
+//% endfor
+      }
 //% for c in range(TILE_COLUMNS)
 //% if BITS == 32
-      let w${ c }_${ code.code } = bitcast<f32>(word${ c }_${ code.word });
+      let scale${ c } = 1.0;
+//% elif SCALE_BITS == 32
+      let scale${ c } = bitcast<f32>(packed[shape.scales + g * columns + n${ c }]) * ${ 2.0 ** -lift };
 //% else
-//% set low = "(word%d_%d >> %du)" % (c, code.word, code.shift) if code.shift else "word%d_%d" % (c, code.word)
-//% set high = " | (word%d_%d << %du)" % (c, code.word + 1, 32 - code.shift) if code.crosses else ""
-//% set value = "(%s%s)" % (low, high) if code.last else "((%s%s) & %du)" % (low, high, 2 ** BITS - 1)
-      let w${ c }_${ code.code } = f32(i32${ value }) - zero${ c };
+      let scale${ c } = select(scales${ c }.x, scales${ c }.y, (g & 1u) == 1u) * ${ 2.0 ** -lift };
 //% endif
-//% endfor
-//% endfor
 //% for r in range(TILE_ROWS)
-//% if QUADS
-//% for quarter in range(stage, stage + STAGE, 4)
-      let v${ r }_${ quarter } = vec4<f32>(
-//% for i in range(4)
-        quadBroadcast(own${ r }_${ quarter }, ${ i }u),
-//% endfor
-      );
-//% endfor
-//% endif
-//% for c in range(TILE_COLUMNS)
-      part${ r }_${ c } += 0.0
-//% for quarter in range(stage, stage + STAGE, 4)
-        + dot(
-          vec4<f32>(w${ c }_${ quarter }, w${ c }_${ quarter + 1 }, w${ c }_${ quarter + 2 }, w${ c }_${ quarter + 3 }),
-          v${ r }_${ quarter },
-        )
-//% endfor
-      ;
-//% endfor
+      sum${ r }_${ c } += part${ r }_${ c } * scale${ c };
 //% endfor
 //% endfor
     }
-//% for c in range(TILE_COLUMNS)
-    let scale${ c } = scale_at(g * columns + n${ c });
-//% for r in range(TILE_ROWS)
-    sum${ r }_${ c } += part${ r }_${ c } * scale${ c };
-//% endfor
-//% endfor
   }
 //% if SPLIT > 1
 //% for r in range(TILE_ROWS)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytestmark = pytest.mark.webaccel(backend=["webgpu", "cpu"])
+pytestmark = pytest.mark.webaccel(backend=["webgpu", "webnn", "cpu"])
 
 Array = Any
 
@@ -48,7 +48,7 @@ WIDE = settings(
 
 
 def tuned(webaccel: Any, **constants: int) -> dict[str, Any]:
-    """Return how a kernel is asked to run with tunable constants; on a CPU it has none."""
+    """Return how a kernel is asked to run with tunable constants; elsewhere untuned."""
     return {"constants": constants} if webaccel.lane.backend == "webgpu" else {}
 
 

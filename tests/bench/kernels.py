@@ -88,7 +88,7 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.kernels", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
-    parser.add_argument("--browser", choices=[str(Browser.CHROMIUM), str(Browser.FIREFOX)], default="chromium")
+    parser.add_argument("--browser", type=Browser, nargs="+", default=[Browser.CHROMIUM])
     parser.add_argument("--backends", type=Backend, nargs="+", help="those of ours; all that work here by default")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 2, 3, 8])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 128])
@@ -174,7 +174,7 @@ class Bench:
         return found
 
 
-def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sample]:
+def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: argparse.Namespace) -> list[Sample]:
     chance = np.random.default_rng([shape.rows, shape.k, shape.columns])
     plain = chance.standard_normal((shape.columns, shape.k)).astype(np.float32)
     x = chance.standard_normal((shape.rows, shape.k)).astype(np.float32)
@@ -182,7 +182,7 @@ def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sam
     for bits in options.bits:
         weights = quantise(plain, bits, group=_GROUP)
         right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
-        for sample in bench.samples(x, weights, options.backends):
+        for sample in bench.samples(x, weights, backends):
             try:
                 sample.first_ms, y = sample.call()
             except WebAccelError as error:
@@ -251,56 +251,56 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the rows come to: geometric means over shapes, of medians."""
-    found: dict[tuple[str, Backend, int], dict[Shape, float]] = {}
+    found: dict[tuple[str, Lane, int], dict[Shape, float]] = {}
     for row in rows:
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
         shape = Shape(row["rows"], row["k"], row["columns"])
-        times = found.setdefault((name, Lane.parse(row["lane"]).backend, row["bits"]), {})
+        times = found.setdefault((name, Lane.parse(row["lane"]), row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
     lines = []
-    for (name, backend, bits), ours in sorted(found.items()):
+    for (name, lane, bits), ours in found.items():
         if name != "ours":
             continue
+        backend, cpu = lane.backend, Lane(lane.browser, Backend.CPU)
         beside: dict[str, dict[Shape, float]] = {}
         for peer in _BESIDE[backend]:
-            for shape, time_ms in found.get((peer, backend, bits), {}).items():
+            for shape, time_ms in found.get((peer, lane, bits), {}).items():
                 times = beside.setdefault(_ABOUT[backend], {})
                 times[shape] = min(times.get(shape, math.inf), time_ms)
         if backend is not Backend.CPU:
-            beside[_ABOUT[Backend.CPU]] = found.get(("ort_wasm", Backend.CPU, bits), {})
+            beside[_ABOUT[Backend.CPU]] = found.get(("ort_wasm", cpu, bits), {})
+        if backend is Backend.WEBNN:
+            many = {shape: ms for shape, ms in found.get(("ours", cpu, bits), {}).items() if shape.rows > 1}
+            beside["our CPU path for more than one row"] = many
         if bits != 4:
-            beside["our 4 bits"] = found.get(("ours", backend, 4), {})
+            beside["our 4 bits"] = found.get(("ours", lane, 4), {})
         for about, times in beside.items():
             shared = [times[shape] / time_ms for shape, time_ms in ours.items() if shape in times]
             if shared:
                 mean = statistics.geometric_mean(shared)
                 lines.append(
-                    f"{backend}, {bits} bits: geometric mean {mean:.2f} times as fast as {about} over {len(shared)} "
+                    f"{lane}, {bits} bits: geometric mean {mean:.2f} times as fast as {about} over {len(shared)} "
                     f"shapes, least {min(shared):.2f}"
                 )
     return lines
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    options = parsed(given)
-    if options.quick:
-        options.bits, options.sizes, options.rounds = [4], [1024], 5
-    table = tuple(probe for probe in lanes_table([Browser(options.browser)]) if probe.works)
+def compared(browser: Browser, table: Sequence[ProbeResult], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows of one browser's lanes."""
     probes = {probe.lane.backend: probe for probe in table}
-    options.backends = options.backends or [backend for backend in _BESIDE if backend in probes]
-    if missing := set(options.backends) - set(probes):
-        lanes = ", ".join(f"{options.browser}:{backend}" for backend in sorted(missing))
+    backends = options.backends or [backend for backend in _BESIDE if backend in probes]
+    if missing := set(backends or _BESIDE) - set(probes):
+        lanes = ", ".join(f"{browser}:{backend}" for backend in sorted(missing))
         raise SystemExit(f"{lanes} does not work here; see `python -m pytest_webaccel doctor`")
-    if options.backends == [Backend.CPU]:
-        table = (probes[Backend.CPU],)
+    if backends == [Backend.CPU]:
         probes = {Backend.CPU: probes[Backend.CPU]}
     shapes = [Shape(*parts) for parts in itertools.product(options.rows, options.sizes, options.sizes)]
-    worker, rows = start_worker(table), []
+    worker, rows = start_worker(list(probes.values())), []
     try:
         leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
         bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
         for number, shape in enumerate(shapes, 1):
-            made = rows_of(shape, measure(bench, shape, options), probes)
+            made = rows_of(shape, measure(bench, shape, backends, options), probes)
             rows += made
             for ours in (row for row in made if row["implementation"] == "ours"):
                 faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
@@ -313,9 +313,22 @@ def main(given: Sequence[str] | None = None) -> int:
             lease.__exit__(None, None, None)
     finally:
         worker.stop()
+    return rows
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    options = parsed(given)
+    if options.quick:
+        options.bits, options.sizes, options.rounds = [4], [1024], 5
+    rows: list[dict[str, Any]] = []
+    whole: list[ProbeResult] = []
+    for browser in options.browser:
+        table = tuple(probe for probe in lanes_table([browser]) if probe.works)
+        rows += compared(browser, table, options)
+        whole += table
     for line in summary(rows):
         print(line)
-    finish("kernels", rows, table, options.out)
+    finish("kernels", rows, whole, options.out)
     return 0
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
+    from pytest_webaccel.terms import ProbeResult
 
 _DEADLINE_S = 120.0
 _RESAMPLINGS = 2000
@@ -43,7 +44,7 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.tuning", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
-    parser.add_argument("--browser", choices=[str(Browser.CHROMIUM), str(Browser.FIREFOX)], default="chromium")
+    parser.add_argument("--browser", type=Browser, nargs="+", default=[Browser.CHROMIUM])
     parser.add_argument("--seconds", type=float, default=40.0, help="most for the search of a shape")
     parser.add_argument("--rounds", type=int, default=21)
     return parser.parse_args(given)
@@ -153,12 +154,24 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parsed(given)
     if options.quick:
         options.seconds, options.rounds = 15.0, 7
-    table = [probe for probe in lanes_table([Browser(options.browser)]) if probe.lane.backend is Backend.WEBGPU]
-    table = [probe for probe in table if probe.works]
+    table = [probe for probe in lanes_table(options.browser) if probe.lane.backend is Backend.WEBGPU and probe.works]
     if not table:
-        raise SystemExit(f"no WebGPU lane of {options.browser} works here; see `python -m pytest_webaccel doctor`")
-    [probe] = table
-    worker = start_worker(table)
+        raise SystemExit("no WebGPU lane of these works here; see `python -m pytest_webaccel doctor`")
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for probe in table:
+        found = tuned(probe, options)
+        rows += found
+        lines += summary(found, f"{probe.lane}, {probe.adapter}")
+    for line in lines:
+        print(line)
+    finish("tuning", rows, table, options.out)
+    return 0
+
+
+def tuned(probe: ProbeResult, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows of one lane."""
+    worker = start_worker([probe])
     rows: list[dict[str, Any]] = []
     try:
         with worker.lease(probe.lane, "bench") as lease:
@@ -170,10 +183,7 @@ def main(given: Sequence[str] | None = None) -> int:
                 print(f"{kernel}, {name}: {rows[-1]['gain']:.2f} ({rows[-1]['tuned']})", flush=True)
     finally:
         worker.stop()
-    for line in summary(rows, f"{probe.lane}, {probe.adapter}"):
-        print(line)
-    finish("tuning", rows, table, options.out)
-    return 0
+    return rows
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_webaccel.engines.kernels import Computation, Plan, State, Target
@@ -43,6 +43,7 @@ def planned(cache: DeviceCache) -> Plan:
     return Plan.of({"y": cache.attention(QUERY)}, lambda program: program.lowered(Target(Backend.WEBGPU)))
 
 
+@settings(deadline=None)
 @given(form=forms, counts=st.lists(st.integers(1, 90), min_size=1, max_size=6))
 def test_it_holds_what_one_in_numpy_holds_in_as_many_bytes(form, counts):
     host = KVCache(form)

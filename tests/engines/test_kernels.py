@@ -66,7 +66,7 @@ def test_a_program_covers_every_row_and_column_and_says_what_it_needs():
     assert lowered(program).workgroups == (3, 2, 1)
     args = planned(program).to_args()
     [step] = args["steps"]
-    assert step["bindings"] == ["i0-x", "i0-packed", "t0-y", ""]
+    assert step["bindings"] == ["i0-x", "i0-packed", "t0-y", "", "i0-packed"]
     assert args["outputs"] == [{"name": "y", "buffer": "t0-y", "dtype": "float32", "shape": [3, 70], "bytes": 840}]
     assert args["temporaries"] == [{"name": "t0-y", "bytes": 840}]
     assert planned(matmul_nbits(X, WEIGHTS, constants={"QUADS": 1})).needs == {"subgroups"}
@@ -103,10 +103,27 @@ def test_an_output_that_a_program_has_not_is_refused():
         softmax(ONES)["z"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "features", "tile"),
+    [
+        (1, (), (1, 4)),
+        (7, (), (4, 4)),
+        (8, (), (4, 8)),
+        (64, (), (4, 8)),
+        (63, ("subgroups",), (4, 8)),
+        (64, ("subgroups",), (8, 8)),
+    ],
+)
+def test_the_tile_follows_from_rows_and_quads(rows, features, tile):
+    target = Target(Backend.WEBGPU, frozenset(features))
+    chosen = matmul_nbits(np.ones((rows, 200), np.float32), WEIGHTS).lowered(target).chosen
+    assert (chosen["TILE_ROWS"], chosen["TILE_COLUMNS"]) == tile
+
+
 def test_who_gives_a_part_of_the_tile_gives_the_tile():
     many = np.ones((9, 200), np.float32)
-    assert lowered(matmul_nbits(many, WEIGHTS)).chosen["TILE_ROWS"] == 8
-    assert lowered(matmul_nbits(many, WEIGHTS, constants={"TILE_COLUMNS": 8})).chosen["TILE_ROWS"] == 4
+    assert lowered(matmul_nbits(many, WEIGHTS, constants={"TILE_ROWS": 8})).chosen["TILE_COLUMNS"] == 4
+    assert lowered(matmul_nbits(many, WEIGHTS, constants={"TILE_ROWS": 1})).chosen["TILE_COLUMNS"] == 4
 
 
 def test_a_long_chain_needs_no_deep_stack():
@@ -147,7 +164,7 @@ def test_what_an_adapter_cannot_hold_is_refused_with_the_limit(limits, words):
 @pytest.mark.parametrize(
     ("constants", "words"),
     [
-        ({"TILE_ROWS": 8, "TILE_COLUMNS": 8}, r"a tile of 64 elements is more than 32"),
+        ({"TILE_ROWS": 8, "TILE_COLUMNS": 16}, r"a tile of 128 elements is more than 64"),
         ({"WORKGROUP": 256, "SPLIT": 2, "TILE_ROWS": 8}, r"keep 32,768 bytes, more than the 16,384"),
         ({"QUADS": 1, "SPLIT": 2}, r"QUADS=1 goes with SPLIT=1"),
         ({"WORKGROUP": 32, "SPLIT": 16}, r"SPLIT=16 leaves fewer than 4 columns of a workgroup of 32"),

@@ -43,7 +43,7 @@ def in_page(script: str) -> Any:
         pytest.skip("no Chromium is here: python -m pytest_webaccel install")
 
     async def told() -> str:
-        with serving({"page": PAGE, "kernels": BUILT}) as address:
+        with serving({"page": PAGE, "kernels": BUILT.parent}) as address:
             async with running(installed) as driver:
                 await driver.open(f"{address}/page/blank.html", deadline=DEADLINE)
                 work = f"(async () => {{ {script} }})().then(JSON.stringify)"
@@ -148,7 +148,7 @@ BOUNDS = """
     const SPACE = 96, FILL = 0xff;
     const wrong = [], answers = { simd: {}, relaxed: {} };
     for (const build of ["simd", "relaxed"]) {
-        const module = await WebAssembly.compileStreaming(fetch(`/kernels/${build}.wasm`));
+        const module = await WebAssembly.compileStreaming(fetch(`/kernels/built/${build}.wasm`));
         for (const { name, entry, buffers } of programs) {
             let answer = null;
             for (let last = 0; last < buffers.length; last++) {

@@ -17,13 +17,15 @@ from pytest_webaccel.engines.kernels.weights import (
     FLOAT_BITS,
     Resident,
     by_columns,
+    by_quads,
     by_rows,
     by_tiles,
     matrix_form,
     matrix_operand,
+    slots,
     whole,
+    width,
 )
-from pytest_webaccel.engines.packing.layout import BLOCK, places
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
 
@@ -37,15 +39,16 @@ if TYPE_CHECKING:
 __all__ = ["matmul_nbits"]
 
 #: Elements of a tile that an invocation keeps.
-_MOST_TILE = 32
-#: Rows for which a larger tile is worth the time to compile it.
-_MANY_ROWS = 8
+_MOST_TILE = 64
+#: Rows for which a larger tile is worth the time to compile it, and for which a still larger one is.
+_MANY_ROWS, _VERY_MANY_ROWS = 8, 64
 #: Constants of a tile: who gives one of them gives the tile.
 _TILE = frozenset({"TILE_ROWS", "TILE_COLUMNS"})
 #: Bytes of a workgroup's own memory that every device has.
 _SHARED_BYTES = 16_384
 #: Lanes that tell one another what they read.
 _QUAD = 4
+_WORD_BITS = 32
 
 
 def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | None = None) -> Program:
@@ -68,11 +71,12 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         made = manifest("matmul_nbits")
         asked = given or made.untuned(target.features)
-        chosen = made.constants({**({} if _TILE & set(asked) else _tile(rows)), **asked})
+        tile = {} if _TILE & set(asked) else _tile(rows, quads=bool(asked.get("QUADS", 0)))
+        chosen = made.constants({**tile, **asked})
         _fitting(chosen)
-        operand, words = matrix_operand(weights, by_columns)
         across = chosen["WORKGROUP"] // chosen["SPLIT"]
         quads = bool(chosen["QUADS"])
+        operand, words = matrix_operand(weights, by_quads if quads else by_columns)
         return Dispatch(
             kernel=made.name,
             source=made.digest,
@@ -81,11 +85,13 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
                 **form.constants(),
                 CODES=_codes(form.bits),
                 WHOLE=form.columns % form.group == 0,
-                VECTORS=form.columns % 4 == 0 and not quads,
+                VECTORS=form.columns % 4 == 0,
+                WORDS=form.bits,
+                WIDTH=width(form.bits),
             ),
             entry=made.entry,
             constants={},
-            bindings=("x", "packed", "y", "uniform"),
+            bindings=("x", "packed", "y", "uniform", *(["packed"] if form.bits < _WORD_BITS else [])),
             inputs={"x": x, "packed": operand},
             outputs=outputs,
             uniform=(rows, columns, form.columns, form.groups, words.scales, words.zeros),
@@ -129,11 +135,18 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, ways, constants or {})
 
 
-def _tile(rows: int) -> dict[str, int]:
-    """Return the tile where none is given: for one row no tile at all, and a large one only where compiling it pays."""
+def _tile(rows: int, *, quads: bool) -> dict[str, int]:
+    """Return the tile where none is given: as large as makes up for the time to compile it, which quads take less of.
+
+    It is wide, since columns are what an element of x is read for.
+    """
     if rows == 1:
-        return {"TILE_ROWS": 1, "TILE_COLUMNS": 1}
-    return {"TILE_ROWS": 8} if rows >= _MANY_ROWS else {}
+        return {"TILE_ROWS": 1, "TILE_COLUMNS": 4}
+    if rows < _MANY_ROWS:
+        return {}
+    if rows < _VERY_MANY_ROWS or not quads:
+        return {"TILE_COLUMNS": 8}
+    return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32}
 
 
 def _fitting(chosen: Mapping[str, int]) -> None:
@@ -156,27 +169,44 @@ def _fitting(chosen: Mapping[str, int]) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Piece:
+    """What the template reads of a code: component ``part`` of vector ``word``, behind ``mask``, times ``factor``."""
+
+    word: int
+    part: str
+    mask: int
+    factor: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Code:
-    """A code as the template reads it: ``reads`` are words that no code before it needed, ``last`` ends its word."""
+    """A code as the template reads it, 2^``shift`` times as large; ``reads`` are vectors that none before it needs."""
 
     code: int
-    word: int
     shift: int
-    crosses: bool
-    last: bool
+    signed: bool
+    pieces: tuple[_Piece, ...]
     reads: tuple[int, ...]
 
 
 @functools.cache
 def _codes(bits: int) -> Sequence[_Code]:
     """Return the codes of a block; of 32 bits they are words."""
-    if bits == BLOCK:
-        return tuple(_Code(code, code, 0, crosses=False, last=True, reads=(code,)) for code in range(BLOCK))
+    wide = width(bits)
     known: set[int] = set()
     codes = []
-    for place in places(bits):
-        words = (place.word, place.word + 1)[: 1 + place.crosses]
-        reads = tuple(word for word in words if word not in known)
+    for code, pieces in enumerate(slots(bits)):
+        shift = pieces[0].shift
+        made = tuple(
+            _Piece(
+                word=piece.word // wide,
+                part=f".{'xyzw'[piece.word % wide]}" if wide > 1 else "",
+                mask=((1 << piece.bits) - 1) << piece.shift,
+                factor=1 << piece.start + shift - piece.shift,
+            )
+            for piece in pieces
+        )
+        reads = tuple(sorted({piece.word for piece in made} - known))
         known.update(reads)
-        codes.append(_Code(place.code, place.word, place.shift, place.crosses, place.shift + bits == BLOCK, reads))
+        codes.append(_Code(code, shift, shift + pieces[0].bits == _WORD_BITS, made, reads))
     return tuple(codes)

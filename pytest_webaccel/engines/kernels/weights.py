@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import uuid
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -157,11 +158,103 @@ def by_rows(*parts: Weights) -> Words:
 
 
 def by_columns(weights: Weights) -> Words:
-    """Return weights with what rows have at one place side by side: neighbours in a workgroup read neighbours."""
+    """Return weights with what rows have at one place side by side: neighbours in a workgroup read neighbours.
+
+    Codes lie in :func:`slots`, as vectors of :func:`width` words. Two groups share a word of scales where these are
+    float16, four groups one of zeros.
+    """
+    return _columns(weights, quads=False)
+
+
+def by_quads(weights: Weights) -> Words:
+    """Return them as :func:`by_columns`, with codes in the order in which four invocations swap what they read of x.
+
+    Of row n of the weights the code at ``p ^ (n % 4 * 4)`` of a block is in slot ``p``.
+    """
+    return _columns(weights, quads=True)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """Bits of a code: ``bits`` of them, from bit ``start`` of the code on, from bit ``shift`` of ``word`` on."""
+
+    word: int
+    shift: int
+    bits: int
+    start: int = 0
+
+
+@functools.cache
+def slots(bits: int) -> tuple[tuple[Piece, ...], ...]:
+    """Return where :func:`by_columns` puts each of the 32 codes of a block.
+
+    No code crosses words, except that of 3 bits two lie in what ten codes a word leave free. What four invocations swap
+    has one place in different words where that is possible, since ``x`` is made smaller by it before. The uppermost bit
+    of every word is inverted, so that the code there is a signed number.
+    """
+    return tuple(_slot(bits, code) for code in range(BLOCK))
+
+
+def _slot(bits: int, code: int) -> tuple[Piece, ...]:
+    half, turn, part = code // 16, code // 4 % 4, code % 4
+    place = 4 * half + part
+    if bits == 2:
+        return (Piece(turn % 2, 2 * (8 * (turn // 2) + place), 2),)
+    if bits == 3 and turn < 3:
+        return (Piece(turn, 2 + 3 * place, 3),)
+    if bits == 3 and place < 6:
+        return (Piece(place // 2, 2 + 3 * (8 + place % 2), 3),)
+    if bits == 3:
+        return (Piece(place - 6, 0, 2), Piece(2, place - 6, 1, start=2))
+    if bits == 4:
+        return (Piece(turn, 4 * place, 4),)
+    if bits == 8:
+        return (Piece(4 * half + turn, 8 * part, 8),)
+    return (Piece(code, 0, bits),)
+
+
+def width(bits: int) -> int:
+    """Return how many words of a row lie side by side, to be read at once."""
+    return {2: 2, 3: 1}.get(bits, 4)
+
+
+def _columns(weights: Weights, *, quads: bool) -> Words:
     if not isinstance(weights, Packed):
-        return _words([_floats(weights).T], [], [])
-    zeros = [] if weights.zeros is None else [weights.zeros.T]
-    return _words([weights.words.T], [weights.scales.T], zeros)
+        words = _floats(weights)
+        return _words([_side_by_side(_turned(words.reshape(len(words), -1, BLOCK), quads), FLOAT_BITS)], [], [])
+    codes = _turned(unpack(weights.words, weights.bits).reshape(weights.rows, -1, BLOCK), quads)
+    words = np.zeros((*codes.shape[:2], weights.bits), np.uint32)
+    for code, pieces in enumerate(slots(weights.bits)):
+        for piece in pieces:
+            bits = codes[..., code].astype(np.uint32) >> np.uint32(piece.start) & np.uint32((1 << piece.bits) - 1)
+            words[..., piece.word] |= bits << np.uint32(piece.shift)
+    scales = weights.scales.T if weights.scales.itemsize == 4 else _together(weights.scales, 2)
+    zeros = [] if weights.zeros is None else [_together(weights.zeros, 4)]
+    return _words([_side_by_side(words ^ np.uint32(1 << 31), weights.bits)], [scales], zeros)
+
+
+def _turned(blocks: NDArray[Any], quads: bool) -> NDArray[Any]:
+    """Return blocks of codes, (rows, blocks, 32), in the order of :func:`by_quads` where ``quads``."""
+    if not quads:
+        return blocks
+    turned = np.empty_like(blocks)
+    for lane in range(4):
+        turned[lane::4] = blocks[lane::4, :, np.arange(BLOCK) ^ 4 * lane]
+    return turned
+
+
+def _side_by_side(words: NDArray[np.uint32], bits: int) -> NDArray[np.uint32]:
+    """Return words of blocks, (rows, blocks, words), as (blocks, vectors, rows, words of a vector)."""
+    rows, blocks, count = words.shape
+    return words.reshape(rows, blocks, count // width(bits), width(bits)).transpose(1, 2, 0, 3)
+
+
+def _together(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return what rows have of each group, (rows, groups), as (groups / count, rows, count), filled up with zeros."""
+    rows, groups = array.shape
+    filled = np.zeros((rows, -(-groups // count) * count), array.dtype)
+    filled[:, :groups] = array
+    return filled.reshape(rows, -1, count).transpose(1, 0, 2)
 
 
 def by_tiles(weights: Weights) -> Words:
