@@ -59,8 +59,9 @@ OPTIONS: tuple[Option, ...] = (
         "browser",
         "browsers",
         "NAME[,NAME]",
-        "Browsers to use: chromium, chrome, edge, firefox, webkit, or fake (no browser at all: proves logic, never "
-        "performance). Default: every browser found in which something works.",
+        "Browsers to use: chromium, chrome, edge, firefox, webkit, deno (no browser, but a WebGPU: proves kernels), or "
+        "fake (nothing at all: proves logic, never performance). Default: every browser found in which something "
+        "works.",
     ),
     Option(
         "backend",
@@ -202,9 +203,9 @@ OPTIONS: tuple[Option, ...] = (
 MARKERS: tuple[str, ...] = (
     (
         "webaccel(browser=, backend=, features=, family=, evidence=): run only on lanes of these browsers (chromium, "
-        "chrome, edge, firefox, webkit, fake) and backends (webgpu, webnn, cpu), whose probe reported all of these "
-        "features, on evidence of these grades (hardware, software, fake); family is text, vision, audio, multimodal; "
-        "each takes a word or a list of words."
+        "chrome, edge, firefox, webkit, deno, fake) and backends (webgpu, webnn, cpu), whose probe reported all of "
+        "these features, on evidence of these grades (hardware, software, fake); family is text, vision, audio, "
+        "multimodal; each takes a word or a list of words."
     ),
     (
         "fault(name, recovery=, at=, times=): cause the fault (as --webaccel-fault names it, or a level) during the "

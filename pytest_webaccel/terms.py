@@ -17,6 +17,7 @@ __all__ = [
     "ACCELERATED",
     "CPU_PROVIDER",
     "MENDING",
+    "ON_REQUEST",
     "Backend",
     "Browser",
     "Damage",
@@ -56,14 +57,22 @@ CPU_PROVIDER = "CPUExecutionProvider"
 
 
 class Browser(enum.StrEnum):
-    """Browsers a lane may be bound to; ``fake`` proves logic and never performance."""
+    """Browsers a lane may be bound to; ``fake`` proves logic and never performance.
+
+    ``deno`` is no browser: it runs the page's modules on a WebGPU of its own, and proves what they compute.
+    """
 
     CHROMIUM = "chromium"
     CHROME = "chrome"
     EDGE = "edge"
     FIREFOX = "firefox"
     WEBKIT = "webkit"
+    DENO = "deno"
     FAKE = "fake"
+
+
+#: What lanes are bound to only where it is asked for by name, since it is no browser.
+ON_REQUEST = frozenset({Browser.DENO, Browser.FAKE})
 
 
 class Evidence(enum.StrEnum):

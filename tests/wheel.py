@@ -18,7 +18,14 @@ def main(root: Path, scratch: Path) -> int:
     if root in where.parents and ".tox" not in where.parts:
         raise SystemExit(f"pytest_webaccel is the checkout's, {where}, not an installed wheel's")
     package = resources.files("pytest_webaccel")
-    for name in ("page/main.mjs", "page/lane.html", "page/probe.js", "kernels/README.md", "py.typed"):
+    for name in (
+        "page/main.mjs",
+        "page/lane.html",
+        "page/probe.js",
+        "kernels/README.md",
+        "kernels/built/simd.wasm",
+        "py.typed",
+    ):
         if not (package / name).is_file():
             raise SystemExit(f"the wheel lacks {name}")
     copy = scratch / "copy"

@@ -8,15 +8,16 @@
 //
 // Old tokens lie in blocks of GROUP, quantised as pytest_webaccel/engines/packing/cache.py says: a key's scale belongs to
 // a channel of a block where KEYS_BY_CHANNEL, else to a token and GROUP channels; a value's always to the latter. Recent
-// tokens are whole, f32.
+// tokens are whole, in a ring of slots.
 //
 // Bindings, all of group 0:
 //   0  q       f32, (heads, dim)
 //   1  packed  u32: the keys of all blocks as shared/packed.wgsl says, and after them the values
-//   2  recent  f32, (2, tokens, heads, dim): recent keys, recent values
+//   2  recent  u32: (2, slots, heads, dim), keys and values, two float16 a word where RECENT_BITS is 16, else float32
 //   3  y       f32, (heads, dim)
-//   4  shape   u32: heads, dim, blocks, recent tokens, where in packed the scales of the keys begin, their zeros, the
-//              codes of the values, their scales, their zeros, and the bits of scale, a float32
+//   4  shape   u32: heads, dim, blocks, recent tokens, the slot of the oldest of them, slots, where in packed the scales
+//              of the keys begin, their zeros, the codes of the values, their scales, their zeros, and the bits of scale,
+//              a float32
 //
 // Dispatch: (heads, 1, 1). dim is up to 8 * WORKGROUP.
 
@@ -28,6 +29,8 @@ struct Shape {
   dim: u32,
   blocks: u32,
   recent: u32,
+  slot: u32,
+  slots: u32,
   key_scales: u32,
   key_zeros: u32,
   value_codes: u32,
@@ -38,7 +41,7 @@ struct Shape {
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> packed: array<u32>;
-@group(0) @binding(2) var<storage, read> recent: array<f32>;
+@group(0) @binding(2) var<storage, read> recent: array<u32>;
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;
 @group(0) @binding(4) var<uniform> shape: Shape;
 
@@ -54,7 +57,7 @@ fn key_at(t: u32, channel: u32) -> f32 {
   let width = shape.heads * shape.dim;
   let old = shape.blocks * GROUP;
   if (t >= old) {
-    return recent[(t - old) * width + channel];
+    return recent_at(0u, (shape.slot + t - old) % shape.slots, shape.slots, width, channel);
   }
   let words = GROUP / 32u * BITS;  // of one group
   var group: u32;
@@ -74,7 +77,7 @@ fn value_at(t: u32, channel: u32) -> f32 {
   let width = shape.heads * shape.dim;
   let old = shape.blocks * GROUP;
   if (t >= old) {
-    return recent[(shape.recent + t - old) * width + channel];
+    return recent_at(1u, (shape.slot + t - old) % shape.slots, shape.slots, width, channel);
   }
   let groups = (width + GROUP - 1u) / GROUP;
   let group = t * groups + channel / GROUP;

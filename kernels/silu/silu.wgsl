@@ -1,6 +1,7 @@
 // silu(x) = x / (1 + exp(-x)). Bindings and dispatch: shared/each.wgsl.
 
 fn activation(value: f32) -> f32 {
-  // beyond -80 the answer is nothing in float32, and an exponent of more would be infinite
-  return value / (1.0 + exp(min(-value, 80.0)));
+  // Of the two forms that are alike, for each sign the one whose exponent is never infinite.
+  let power = exp(-abs(value));
+  return value * select(power, 1.0, value >= 0.0) / (1.0 + power);
 }

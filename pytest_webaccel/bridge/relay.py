@@ -27,6 +27,9 @@ __all__ = ["Relay", "Server"]
 #: Bytes that may wait in a pipe before its source is paused.
 WAITING_BYTES = 1 << 20
 
+#: Option by which Linux acknowledges at once; elsewhere there is none.
+_QUICK_ACK = getattr(socket, "TCP_QUICKACK", None)
+
 #: Seconds by which a timer may fire early.
 _TICK_S = 1e-6
 
@@ -48,7 +51,10 @@ class Server(Protocol):
 
 
 class Relay(asyncio.Protocol):
-    """Stands between ``transport`` and ``server``; ``gone`` is called once, when the connection has ended."""
+    """Stands between ``transport`` and ``server``; ``gone`` is called once, when the connection has ended.
+
+    Where ``prompt`` is set, what comes from the page is acknowledged at once, and not after up to 40 ms.
+    """
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Relay(asyncio.Protocol):
         self._down = Pipe(flows[Stream.DOWNSTREAM], scanners[Stream.DOWNSTREAM], now)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
+        self.prompt = False
         self._over = False
         self._closing = False
         self._paused = {"server": False, "pipe": False}
@@ -109,6 +116,8 @@ class Relay(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass on what the browser sent."""
+        if self.prompt:
+            self._acknowledge()
         if self._up.idle:
             self._up.scanner.scan(data)
             self._server.data_received(data)
@@ -178,6 +187,12 @@ class Relay(asyncio.Protocol):
                 self._transport.resume_reading()
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _acknowledge(self) -> None:
+        """Have the system acknowledge what came."""
+        if _QUICK_ACK is not None and (raw := self._transport.get_extra_info("socket")):
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
     def pump(self) -> None:
         """Pass on what is due, in order; then see to flow control and to the timer."""

@@ -11,7 +11,6 @@ import hmac
 import mimetypes
 import os
 import random
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -21,6 +20,7 @@ from pytest_webaccel.bridge.channel import Channel
 from pytest_webaccel.bridge.handover import checksum
 from pytest_webaccel.bridge.messages import Limits
 from pytest_webaccel.errors import BridgeError
+from pytest_webaccel.shipped import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -37,6 +37,8 @@ SUBPROTOCOL = "webaccel.1"
 CHECKSUM_HEADER = "X-Webaccel-Crc32"
 _FILE_CHUNK_BYTES = 1 << 18
 _IMMUTABLE = "public, max-age=31536000, immutable"
+#: Folders of this version of the package: another one serves others under the same names.
+_OURS = frozenset({"page", "kernels"})
 
 
 class Bridge:
@@ -54,7 +56,8 @@ class Bridge:
         self.limits = limits or Limits()
         self.port = 0
         self._channels: dict[str, Channel] = {}
-        self._folders: dict[str, Path] = {"page": Path(str(resources.files("pytest_webaccel") / "page"))}
+        self._folders: dict[str, Path] = {"page": shipped("page")}
+        self._folders |= {f"kernels/{part.name}": part for part in shipped("kernels").iterdir() if part.is_dir()}
         self._runner: web.AppRunner | None = None
 
     @property
@@ -69,6 +72,7 @@ class Bridge:
         app.router.add_get("/socket", self._guarded(self._socket))
         app.router.add_get("/blob/{key}", self._guarded(self._blob))
         app.router.add_get("/{folder}/{name}", self._guarded(self._static))
+        app.router.add_get("/{folder:kernels/[a-z_]+}/{name}", self._guarded(self._static))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -130,7 +134,8 @@ class Bridge:
         path = self._folders.get(folder, Path()) / name
         if folder not in self._folders or name.startswith(".") or "/" in name or "\\" in name or not _is_file(path):
             raise web.HTTPNotFound
-        response = web.FileResponse(path, headers=self._headers("no-cache" if folder == "page" else _IMMUTABLE))
+        ours = folder.partition("/")[0] in _OURS
+        response = web.FileResponse(path, headers=self._headers("no-cache" if ours else _IMMUTABLE))
         kind = "text/javascript" if path.suffix in {".mjs", ".js"} else mimetypes.guess_type(name)[0]
         response.content_type = "application/wasm" if path.suffix == ".wasm" else kind or "application/octet-stream"
         return response

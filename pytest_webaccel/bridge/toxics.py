@@ -144,7 +144,11 @@ class Link:
 
     def carry_socket(self, request: web.BaseRequest) -> Relay | None:
         """Carry the connection of ``request``, which becomes a WebSocket; None where it has ended meanwhile."""
-        return self._carry(request, Frames(head=False), Frames(head=True))
+        relay = self._carry(request, Frames(head=False), Frames(head=True))
+        if relay is not None:
+            # Deno sends no small frame while the one before is not acknowledged (Nagle's algorithm); browsers do.
+            relay.prompt = request.headers.get("User-Agent", "").startswith("Deno/")
+        return relay
 
     def carry_file(self, request: web.BaseRequest) -> Relay | None:
         """Carry the connection of ``request``, which is answered with a file and then closed."""

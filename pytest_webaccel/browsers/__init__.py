@@ -43,10 +43,17 @@ def _firefox(installation: Installation, *, headed: bool = False, debugging_port
     return FirefoxDriver(installation, headed=headed, debugging_port=debugging_port)
 
 
+def _deno(installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> Driver:
+    from pytest_webaccel.browsers.deno import DenoDriver
+
+    return DenoDriver(installation, headed=headed, debugging_port=debugging_port)
+
+
 #: Driver factories by browser. Plugins and :mod:`pytest_webaccel.testing` add theirs.
 DRIVERS: dict[Browser, DriverFactory] = {
     **dict.fromkeys(sorted(CHROMIUM_FAMILY), _chromium),
     Browser.FIREFOX: _firefox,
+    Browser.DENO: _deno,
 }
 
 

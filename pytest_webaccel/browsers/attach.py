@@ -39,6 +39,8 @@ def unattachable(browser: Browser) -> str:
         return ""
     if browser is Browser.FAKE:
         return "the fake browser has no page that Playwright could show"
+    if browser is Browser.DENO:
+        return "Deno has no page that Playwright could show"
     return f"Playwright attaches to running browsers of the Chromium family only, not to {browser}"
 
 

@@ -13,6 +13,7 @@ from pytest_webaccel.browsers.install.ort import ort_dist, ort_version
 from pytest_webaccel.browsers.probe import lanes_table, probe_sync
 from pytest_webaccel.browsers.settings import chromium_settings, has_gpu
 from pytest_webaccel.errors import InstallError
+from pytest_webaccel.terms import Browser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ _SHOWN_LIMITS = (
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What was found. ``healthy`` is true when an accelerated lane works and onnxruntime-web is there."""
+    """What was found. ``healthy`` is true when a browser's accelerated lane works and onnxruntime-web is there."""
 
     installations: tuple[Installation, ...]
     lanes: tuple[ProbeResult, ...]
@@ -44,8 +45,9 @@ class Examination:
 
     @property
     def healthy(self) -> bool:
-        """Whether tests can run on an accelerated lane."""
-        return not self.ort_remedy and any(result.works and result.lane.accelerated for result in self.lanes)
+        """Whether tests can run on an accelerated lane of a browser."""
+        lanes = [result.lane for result in self.lanes if result.works and result.lane.browser is not Browser.DENO]
+        return not self.ort_remedy and any(lane.accelerated for lane in lanes)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-safe form."""

@@ -27,6 +27,13 @@ def launch_facts(browser: Browser, *, headed: bool) -> tuple[str, ...]:
         chosen = {name: os.environ.get(name, "") for name in VULKAN_VARIABLES} | firefox_environment()
         environment = sorted(f"{name}={value}" for name, value in chosen.items())
         return (*firefox_arguments(headed=headed), *environment, user_js())
+    if browser is Browser.DENO:
+        from pytest_webaccel.browsers.deno import INTERFACE_VARIABLE, deno_arguments, deno_environment
+        from pytest_webaccel.browsers.preferences import VULKAN_VARIABLES
+
+        names = (*VULKAN_VARIABLES, INTERFACE_VARIABLE)
+        chosen = {name: os.environ.get(name, "") for name in names} | deno_environment()
+        return (*deno_arguments("about:blank"), *sorted(f"{name}={value}" for name, value in chosen.items()))
     return (f"headed={headed}",)
 
 

@@ -1,4 +1,4 @@
-"""Finds the browsers of this machine: named ones, our cache's, the system's, Playwright's.
+"""Finds the browsers of this machine: named ones, our cache's, packages', the system's, Playwright's.
 
 Nothing is started here but ``BROWSER --version``. Whether a lane works is for the probe to say.
 """
@@ -35,6 +35,7 @@ _ON_PATH: Mapping[Browser, tuple[str, ...]] = {
     Browser.CHROME: ("google-chrome", "google-chrome-stable", "google-chrome-beta", "chrome"),
     Browser.EDGE: ("microsoft-edge", "microsoft-edge-stable", "msedge"),
     Browser.FIREFOX: ("firefox", "firefox-esr"),
+    Browser.DENO: ("deno",),
 }
 _MAC: Mapping[Browser, str] = {
     Browser.CHROMIUM: "Chromium.app/Contents/MacOS/Chromium",
@@ -64,7 +65,7 @@ _PLAYWRIGHT: Mapping[Browser, tuple[str, ...]] = {
 class Installation:
     """A browser found on this machine.
 
-    ``source`` is ``explicit``, ``cache``, ``system`` or ``playwright``; ``environment`` is added to the
+    ``source`` is ``explicit``, ``cache``, ``package``, ``system`` or ``playwright``; ``environment`` is added to the
     environment that the browser is started with. ``version`` is empty where it could not be read. ``software`` has it
     kept off a GPU that cannot serve it, as the probe found.
     """
@@ -80,8 +81,8 @@ class Installation:
 def find(browser: Browser, executable: Path | None = None) -> Installation | None:
     """Return the installation to use for ``browser``; None when there is none.
 
-    ``executable`` names one explicitly. Otherwise our cache comes first, then the system, then Playwright's
-    cache. Raises ConfigurationError when ``executable`` is no program.
+    ``executable`` names one explicitly. Otherwise our cache comes first (Deno has its Python package in its place),
+    then the system, then Playwright's cache. Raises ConfigurationError when ``executable`` is no program.
     """
     if executable is not None:
         return _explicit(browser, executable)
@@ -91,7 +92,7 @@ def find(browser: Browser, executable: Path | None = None) -> Installation | Non
 def find_all() -> tuple[Installation, ...]:
     """Return every installation found, in the order in which :func:`find` prefers them, each file once."""
     found: dict[Path, Installation] = {}
-    for browser in (Browser.CHROMIUM, Browser.CHROME, Browser.EDGE, Browser.FIREFOX):
+    for browser in (Browser.CHROMIUM, Browser.CHROME, Browser.EDGE, Browser.FIREFOX, Browser.DENO):
         for installation in _candidates(browser):
             found.setdefault(installation.executable.resolve(), installation)
     return tuple(found.values())
@@ -116,6 +117,8 @@ def _explicit(browser: Browser, executable: Path) -> Installation:
 def _candidates(browser: Browser) -> Iterator[Installation]:
     if browser is Browser.CHROMIUM:
         yield from _cached()
+    if browser is Browser.DENO:
+        yield from _packaged()
     for path in _system_paths(browser):
         yield Installation(browser, path, read_version(path), "system")
     for path in _playwright_paths(browser):
@@ -138,6 +141,17 @@ def _cached() -> Iterator[Installation]:
         if (entry.folder / "fonts.conf").is_file() and not _has_fonts():
             environment["FONTCONFIG_FILE"] = str(entry.folder / "fonts.conf")
         yield Installation(Browser.CHROMIUM, executable, entry.version, "cache", environment)
+
+
+def _packaged() -> Iterator[Installation]:
+    """Yield the Deno of the Python package ``deno``, where that is installed."""
+    try:
+        from deno import find_deno_bin
+
+        path = Path(find_deno_bin())
+    except (ImportError, FileNotFoundError):
+        return
+    yield Installation(Browser.DENO, path, read_version(path), "package")
 
 
 def _has_fonts() -> bool:

@@ -18,7 +18,7 @@ from pytest_webaccel.browsers.findings import failed, judge, timed_out
 from pytest_webaccel.browsers.install import BROWSERS as INSTALLABLE
 from pytest_webaccel.browsers.launch import adapter_hint, launch_facts, tries_gpu
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Backend, Browser, Evidence, Lane, ProbeResult
+from pytest_webaccel.terms import ON_REQUEST, Backend, Browser, Evidence, Lane, ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _INSTALL = "Run `python -m pytest_webaccel install`."
+_DENO = "Run `pip install deno`, or name its program with --webaccel-executable."
 _DOCTOR = "`python -m pytest_webaccel doctor` shows what works here."
 #: Milliseconds that each step of the probe page may take; the first start of SwiftShader is slow on a busy machine.
 _STEP_MS = 15_000
@@ -149,7 +150,8 @@ async def _probe_one(installation: Installation, *, headed: bool, refresh: bool)
             if _accelerated(others):
                 results, seen = tuple(map(_kept_off, others)), also
     except (BrowserError, ValueError) as error:
-        remedy = _DOCTOR if "pytest_webaccel install" in str(error) else _INSTALL  # the error may say it already
+        said = any(command in str(error) for command in ("pytest_webaccel install", "pip install"))
+        remedy = _DOCTOR if said else _INSTALL
         return tuple(failed(Lane(browser, backend), str(error), remedy, installation) for backend in Backend)
     if not timed_out(seen):
         memory.remember(name, results)
@@ -252,6 +254,8 @@ def _missing(lane: Lane) -> ProbeResult:
         return failed(lane, f"lanes for {lane.browser} are not supported in this version", "Use chromium instead.")
     if lane.browser is Browser.CHROMIUM:
         return failed(lane, "no chromium was found", _INSTALL)
+    if lane.browser is Browser.DENO:
+        return failed(lane, "no deno was found", _DENO)
     how = f"Run `python -m pytest_webaccel install {lane.browser}`" if lane.browser in INSTALLABLE else "Install it"
     return failed(
         lane,
@@ -272,8 +276,8 @@ def lanes_table(
     """Return what works of the lanes that the settings ask for, one result a lane, in a stable order.
 
     ``lanes`` names them outright. Otherwise they are ``browsers`` times ``backends``; None means every supported
-    browser that is installed, and every backend. ``executable`` is an explicit program for the one browser asked for
-    (by its file name where none is). Raises ConfigurationError when it is no program.
+    browser that is installed (Deno is none), and every backend. ``executable`` is an explicit program for the one
+    browser asked for (by its file name where none is). Raises ConfigurationError when it is no program.
     """
     if lanes is not None:
         chosen = list(dict.fromkeys(lanes))
@@ -295,7 +299,7 @@ def lanes_table(
 def _automatic(executable: Path | None) -> list[Browser]:
     if executable is not None:
         return [_browser_of(executable, [])]
-    usable: list[Browser] = [browser for browser in Browser if browser is not Browser.FAKE and drivable(browser)]
+    usable: list[Browser] = [browser for browser in Browser if browser not in ON_REQUEST and drivable(browser)]
     present: list[Browser] = [browser for browser in usable if find(browser) is not None]
     # With none at all, chromium's lanes say what to do.
     return present or [Browser.CHROMIUM]
@@ -306,7 +310,12 @@ def _browser_of(executable: Path, asked: Sequence[Browser]) -> Browser:
     if len(set(asked)) == 1:
         return asked[0]
     name = executable.name.lower()
-    for part, browser in (("edge", Browser.EDGE), ("firefox", Browser.FIREFOX), ("google-chrome", Browser.CHROME)):
+    for part, browser in (
+        ("edge", Browser.EDGE),
+        ("firefox", Browser.FIREFOX),
+        ("google-chrome", Browser.CHROME),
+        ("deno", Browser.DENO),
+    ):
         if part in name:
             return browser
     return Browser.CHROMIUM

@@ -1,6 +1,6 @@
 """A browser's process tree that this process owns: started in a group of its own, watched, ended whole.
 
-The tree is tied to this process three times over: a browser with a debugging pipe (Chromium) exits when it
+The tree is tied to this process three times over: one with a pipe (Chromium, Deno) exits when it
 closes, the root process is sent SIGKILL when the thread that started it ends (Linux; Firefox would live on), and
 :meth:`OwnedProcess.kill` reaches every descendant, also those that were re-parented.
 """
@@ -68,17 +68,19 @@ class OwnedProcess:
     """One process tree, started now.
 
     ``arguments`` begins with the executable. ``environment`` is added to this process's own. With ``pipe``, file
-    descriptors 3 and 4 are a debugging pipe, to be taken with :meth:`connect`; without it, standard input is empty
-    and standard output is thrown away, and :meth:`listen` is called instead.
+    descriptors 3 and 4 (with ``standard``, 0 and 1) are a pipe, to be taken with :meth:`connect`; without it, standard
+    input is empty and standard output is thrown away, and :meth:`listen` is called instead.
     Raises BrowserError when it cannot be started. Must be made in the loop's thread, which has to live
     as long as the process.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], *, pipe: bool = True) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, pipe: bool = True, standard: bool = False
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             self._popen = subprocess.Popen(
-                ["/bin/sh", "-c", _LAUNCHER, *arguments] if pipe else list(arguments),
+                ["/bin/sh", "-c", _LAUNCHER, *arguments] if pipe and not standard else list(arguments),
                 stdin=subprocess.PIPE if pipe else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipe else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -120,7 +120,7 @@ class WebAccel:
         timeout: float = DEADLINE_S,
         **inputs: Any,
     ) -> dict[str, np.ndarray[Any, Any]]:
-        """Return the outputs of one of this project's own kernels, arrays by name; WebGPU lanes have them.
+        """Return the outputs of one of this project's own kernels, arrays by name.
 
         ``matmul_nbits`` takes ``x``, float32 of shape (rows, k), and ``weights``, a
         :class:`~pytest_webaccel.engines.packing.Packed` or float32 of n rows and k columns, and gives ``y`` of shape

@@ -65,6 +65,8 @@ class Tuner:
             for name, one in inputs.items()
         }
         untuned = program(kernel, resident).lowered(Target.of(probe))
+        if not untuned.chosen:
+            raise ConfigurationError(f"kernel {kernel} has nothing to tune on {probe.lane}")
         trial = _Trial(self._worker, self._lease, kernel, resident, timeout)
         tried = self._choices.tried(probe, untuned)
         try:
@@ -94,8 +96,9 @@ class Tuner:
         seconds: float,
     ) -> None:
         """Add candidates to ``tried`` until the search ends, or its time."""
+        probe = self._lease.lane.probe
         until = time.monotonic() + seconds
-        search = (every if whole else descend)(manifest(kernel).tunable, untuned.chosen, trial.fits)
+        search = (every if whole else descend)(manifest(kernel, probe.lane.backend).tunable, untuned.chosen, trial.fits)
         candidate = next(search)
         with contextlib.suppress(StopIteration):
             while True:

@@ -58,8 +58,8 @@ class _Composite(BaseInjector):
 class Cascade(_Composite):
     """One fault leads to the next: as soon as the damage of one is seen, the following one is caused.
 
-    By default the device is lost (where there is one; elsewhere the connection), then the page crashes, then the
-    whole browser: what a dying graphics driver does to a browser. The damage is the last one's.
+    By default the device is lost (where there is one; elsewhere the connection), then the page crashes (where it can
+    alone), then the whole browser: what a dying graphics driver does to a browser. The damage is the last one's.
     """
 
     fault = Fault.CASCADE
@@ -87,7 +87,8 @@ class Cascade(_Composite):
         if self.parts:
             return self.parts
         first: Injector = DeviceLost()
-        return (ConnectionLost() if first.meaning(lane) else first, PageCrash(), BrowserCrash())
+        chain = (ConnectionLost() if first.meaning(lane) else first, PageCrash(), BrowserCrash())
+        return [part for part in chain if not part.meaning(lane)]
 
 
 class MultiBrowser(BaseInjector):

@@ -71,6 +71,8 @@ class OutOfMemory(BaseInjector):
         """Return None where the memory of one process can be limited and the lane uses that memory."""
         if lane.lane.browser is not Browser.FAKE and not sys.platform.startswith("linux"):
             return "only Linux can limit the memory of a process that runs, and without that the whole machine is hit"
+        if lane.lane.browser is Browser.DENO:
+            return "Deno has no page apart from its process: the whole of it would die, as by browser_crash"
         if self.memory is not Memory.GPU:
             return None
         if lane.lane.backend is not Backend.WEBGPU:

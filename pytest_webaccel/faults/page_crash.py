@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.faults.injector import BaseInjector
-from pytest_webaccel.terms import Fault, Symptom
+from pytest_webaccel.terms import Browser, Fault, Symptom
 
 if TYPE_CHECKING:
     from pytest_webaccel.faults.injector import FaultTarget
+    from pytest_webaccel.terms import ProbeResult
 
 __all__ = ["PageCrash"]
 
@@ -18,6 +19,12 @@ class PageCrash(BaseInjector):
 
     fault = Fault.PAGE_CRASH
     symptoms = frozenset({Symptom.PAGE_CRASHED})
+
+    def meaning(self, lane: ProbeResult) -> str | None:
+        """Return None, but for Deno, which has one process."""
+        if lane.lane.browser is Browser.DENO:
+            return "Deno has no page apart from its process, which browser_crash kills"
+        return None
 
     async def _break(self, target: FaultTarget, deadline: float) -> None:  # noqa: ARG002 - it is not waited for
         target.driver.crash_page()

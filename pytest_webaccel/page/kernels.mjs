@@ -10,7 +10,8 @@ import { OperationError, asOperationError } from "./onnx.mjs";
  */
 /**
  * @typedef {{codes: string[], steps: Step[], temporaries: {name: string, bytes: number}[], constants: string[],
- *   outputs: Output[], repeats: number}} Plan
+ *   states: {name: string, bytes: number, fresh: boolean}[], outputs: Output[], repeats: number}} Plan states stay and
+ *   are written in place; what is fresh begins as zeros, or as what was sent under its name
  */
 /** @typedef {{name: string, data: ArrayBuffer}} Sent */
 /** @typedef {{pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: number[]}} Ready */
@@ -82,7 +83,7 @@ export class Kernels {
     try {
       const buffers = allBuffers(gpu, own, plan, tensors, passing);
       const ready = plan.steps.map((step, at) => bound(gpu, step, pipelines[at], buffers, passing));
-      const inputs = tensors.filter(({ name }) => !plan.constants.includes(name));
+      const inputs = tensors.filter(({ name }) => !stays(plan, name));
       const outputs = plan.outputs.map((spec) => ({ spec, staging: made(gpu, spec.bytes, READ, passing) }));
       const once = async () => {
         const from = performance.now();
@@ -102,6 +103,7 @@ export class Kernels {
       const problem = problems.findLast((one) => one); // out of memory before what follows from it
       if (problem) {
         for (const { name } of tensors) dropped(own, name); // what could not be allocated must not count as kept
+        for (const { name, fresh } of plan.states) if (fresh) dropped(own, name);
         throw new OperationError("kernel", `${what}: ${problem.message}`);
       }
     }
@@ -110,6 +112,11 @@ export class Kernels {
 
 const STORED = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
 const READ = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+
+/** Whether what is sent under a name outlives the run. @param {Plan} plan @param {string} name */
+function stays(plan, name) {
+  return plan.constants.includes(name) || plan.states.some((state) => state.name === name);
+}
 
 /** @param {Belongings} own @param {string} key */
 function dropped(own, key) {
@@ -128,7 +135,20 @@ function dropped(own, key) {
 function allBuffers(gpu, own, plan, tensors, passing) {
   /** @type {Map<string, GPUBuffer>} */
   const buffers = new Map();
+  for (const { name, bytes, fresh } of plan.states) {
+    if (fresh) dropped(own, name); // what a run that failed has left
+    const buffer = fresh ? made(gpu, bytes, STORED, []) : own.kept.get(name);
+    if (!buffer) throw new OperationError("not_held", `nothing is kept as ${name} on this device`);
+    own.kept.set(name, buffer);
+    buffers.set(name, buffer);
+  }
   for (const { name, data } of tensors) {
+    const state = plan.states.find((one) => one.name === name);
+    if (state) {
+      if (data.byteLength !== state.bytes) throw new OperationError("usage", `${name} is of another size`);
+      filled(gpu, /** @type {GPUBuffer} */ (buffers.get(name)), data);
+      continue;
+    }
     const keeps = plan.constants.includes(name);
     if (keeps) dropped(own, name); // what a run that failed has left
     const buffer = made(gpu, data.byteLength, STORED, keeps ? [] : passing);

@@ -14,6 +14,10 @@ const BACKOFF_CAP_MS = 2_000;
 const SETTLED_MS = 100;
 
 /** @typedef {import("./session.mjs").Request} Request */
+/**
+ * @typedef {import("./kernels.mjs").Kernels | import("./webnn.mjs").WebnnKernels |
+ *   import("./wasm.mjs").WasmKernels} Kernels
+ */
 /** @typedef {{value?: any, tensors?: import("./session.mjs").OutTensor[]}} Outcome */
 
 const query = new URLSearchParams(location.search);
@@ -32,8 +36,14 @@ const session = new PageSession(
 const device = new LaneDevice(backend, (info) => session.event("device_lost", info));
 const onnx = new OnnxEngine(device);
 const held = new HeldTensors();
-/** The engine `kernels`, fetched when it is first asked for. @type {Promise<import("./kernels.mjs").Kernels> | null} */
+/** The engine `kernels`, fetched when it is first asked for. @type {Promise<Kernels> | null} */
 let kernels = null;
+/** Its implementations, by backend. @type {Record<string, () => Promise<Kernels>>} */
+const implementations = {
+  webgpu: () => import("./kernels.mjs").then((module) => new module.Kernels(device)),
+  webnn: () => import("./webnn.mjs").then((module) => new module.WebnnKernels(device)),
+  cpu: () => import("./wasm.mjs").then((module) => new module.WasmKernels()),
+};
 
 /** @type {Record<string, (request: Request) => Promise<Outcome>>} */
 const operations = {
@@ -65,7 +75,9 @@ const operations = {
     return { tensors: held.keep(await onnx.run({ ...args, outputs: fetched }, feeds), kept, args.outputs) };
   },
   kernel: async ({ args, tensors, files }) => {
-    kernels ??= import("./kernels.mjs").then(({ Kernels }) => new Kernels(device));
+    const implementation = implementations[backend];
+    if (!implementation) throw new OperationError("usage", `there are no kernels for ${backend}`);
+    kernels ??= implementation();
     const large = await Promise.all(files.map((file, index) => fileTensor(file, args.large[index])));
     return (await kernels).run(args, [...tensors, ...large]);
   },
@@ -155,7 +167,8 @@ function connect(failures = 0) {
   };
 }
 
-watchFiles(/** @type {HTMLInputElement} */ (document.getElementById("webaccel-files")));
+const input = globalThis.document?.getElementById("webaccel-files"); // there is no document in Deno
+if (input) watchFiles(/** @type {HTMLInputElement} */ (input));
 setInterval(() => session.beat(), beatMs);
 addEventListener("error", ({ message }) => session.event("page_error", { message: String(message).slice(0, 300) }));
 addEventListener("unhandledrejection", ({ reason }) =>

@@ -200,7 +200,7 @@ async function webaccelProbe(deadlineMs) {
   };
 
   return {
-    secure: isSecureContext,
+    secure: globalThis.isSecureContext === true,
     userAgent: navigator.userAgent,
     webgpu: await attempt(webgpu),
     webnn: await attempt(webnn),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from pytest_webaccel.engines.kernels import Computation
 from pytest_webaccel.errors import ModelError
 from pytest_webaccel.pool.request import KernelRun
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import Computation
     from pytest_webaccel.pool.lease import Lease
 
 __all__ = ["Timings", "run_kernels", "timings"]
@@ -40,9 +40,20 @@ class Timings:
 async def run_kernels(lease: Lease, computation: Computation, *, deadline: float, repeats: int = 0) -> Reply:
     """Return the answer of a computation, run once and ``repeats`` times more with the clock beside it.
 
-    A lane that breaks under it is mended by the strategy, and it is asked again, also of a browser that stands in.
-    Raises ConfigurationError for what the lane cannot run, before anything is sent, ModelError where a kernel fails.
+    A lane that breaks under it is mended by the strategy, and it is asked again, also of a browser that stands in. A
+    state that it writes is then at its next version, and kept where its checkpoint has come. Raises ConfigurationError
+    for what the lane cannot run, before anything is sent, ModelError where a kernel fails.
     """
+    computation.require_current()
+    reply = await _dispatched(lease, computation, deadline, repeats)
+    computation.commit()
+    if (state := computation.state) is not None and len(state.log) >= state.checkpoint:
+        cells = [state.cell(name) for name in state.sizes]
+        state.save((await _dispatched(lease, Computation({cell.key: cell for cell in cells}), deadline, 0)).tensors)
+    return reply
+
+
+async def _dispatched(lease: Lease, computation: Computation, deadline: float, repeats: int) -> Reply:
     lane = lease.lane
     computation.plan(lane.probe)
     if lane.station is None and lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline

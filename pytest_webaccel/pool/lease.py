@@ -347,6 +347,7 @@ class Lease:
     async def _answer(self, request: Request[T]) -> T:
         """Send a request that no fault is planned for; a lane that breaks under it is mended by the strategy."""
         try:
+            await request.ready()
             request.send()
             return await request.answer()
         except DamagedLaneError as error:
@@ -507,6 +508,7 @@ class Lease:
         damage, fault_at = dataclasses.replace(story.damage, at=story.damage.at + idle), story.fault_at + idle
         if story.mild:
             try:
+                await request.ready()
                 request.send()
                 answer = await request.answer()
             except DamagedLaneError as error:

@@ -23,7 +23,7 @@ from pytest_webaccel.pool.lane import LiveLane
 from pytest_webaccel.pool.station import Station
 from pytest_webaccel.recovery.breaker import Breakers
 from pytest_webaccel.recovery.journal import Journal, TransactionScope
-from pytest_webaccel.terms import Browser, Evidence, Lane, LaneState, ProbeResult
+from pytest_webaccel.terms import ON_REQUEST, Evidence, Lane, LaneState, ProbeResult
 
 __all__ = ["DriverMaker", "Pool"]
 
@@ -116,8 +116,8 @@ class Pool:
         """Return the free lane of another browser, on the same backend, that could answer for ``name``."""
         for other, probe in self._table.items():
             alike = other.backend is name.backend and other.browser is not name.browser
-            real = (other.browser is Browser.FAKE) == (name.browser is Browser.FAKE)  # never one for the other
-            if alike and real and probe.works and self._free(other) and self.breakers.of(str(other)).allows:
+            fitting = ON_REQUEST.isdisjoint({other.browser, name.browser})  # a browser for a browser
+            if alike and fitting and probe.works and self._free(other) and self.breakers.of(str(other)).allows:
                 return other
         return None
 

@@ -13,6 +13,7 @@ from pytest_webaccel.errors import (
     ModelError,
     RemoteError,
 )
+from pytest_webaccel.pool.kept import restore, send_kernel
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class Request(abc.ABC, Generic[T]):
     @abc.abstractmethod
     def twin(self) -> Request[T]:
         """Return the same request, not sent yet: a race sends it to several browsers."""
+
+    async def ready(self) -> None:
+        """Bring what it needs to the station in service, before it is sent there for the first time."""
 
     def send(self, *, hold: bool = False) -> None:
         """Send it to the station in service."""
@@ -201,18 +205,23 @@ class KernelRun(Request["Reply"]):
         twin.check = self.check
         return twin
 
-    def _fitting(self, station: Station) -> Plan:
+    def _fitting(self, station: Station, computation: Computation | None = None) -> Plan:
         """Return the plan that the browser of ``station`` can run; raises LaneUnavailableError where there is none."""
         try:
-            return self._computation.plan(station.probe or self._lane.probe)
+            return (computation or self._computation).plan(station.probe or self._lane.probe)
         except ConfigurationError as error:
             raise LaneUnavailableError(f"{station.lane} cannot stand in: {error}") from error
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
-        plan = self._fitting(station)
-        station.ran_kernels = True
-        args, tensors = plan.to_args(self._repeats), plan.tensors(station.constants)
-        return station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
+        return send_kernel(station, self._fitting(station), self._repeats, deadline=deadline, hold=hold)
+
+    async def ready(self) -> None:
+        """Bring the state that it goes on from to the station in service."""
+        await self._prepare(self._lane.here, self.deadline)
+
+    async def _prepare(self, station: Station, deadline: float) -> None:
+        if (state := self._computation.state) is not None:
+            await restore(state, station, lambda work: self._fitting(station, work), deadline)
 
     async def _answer(self, station: Station, request_id: int) -> Reply:
         try:
@@ -224,7 +233,9 @@ class KernelRun(Request["Reply"]):
                 damage = Damage(Symptom.PAGE_REPLACED, f"the page lost what kernels keep: {words}"[:300], now)
                 raise DamagedLaneError(damage, str(station.lane)) from error
             raise ModelError(f"kernel {self._plan.kernel} failed on {station.lane}: {words}") from error
-        station.constants.update(self._fitting(station).constants)
+        station.kept.add(self._fitting(station))
+        if (state := self._computation.state) is not None:
+            station.kept.versions[state.key] = state.version + self._computation.writes
         for name, output in self._plan.wanted.items():
             got = reply.tensors.get(name)
             if got is None or got.dtype.name != output.dtype or got.shape != output.shape:

@@ -15,6 +15,7 @@ from pytest_webaccel.errors import (
     RemoteError,
     WebAccelError,
 )
+from pytest_webaccel.pool.kept import Kept
 from pytest_webaccel.terms import Damage, Lane, OrtBuild, Symptom
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Station:
     """One browser instance of a lane. Everything runs in the worker's loop.
 
     ``loaded`` are the models that its page holds, ``once`` those that it has held, ``ran`` those that ran there.
-    ``probe`` is what was found of its browser; ``constants`` are what its device keeps for kernels, by key.
+    ``probe`` is what was found of its browser; ``kept`` is what its device keeps for kernels.
     ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
     ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
     tells; elsewhere that end means nothing.
@@ -79,8 +80,7 @@ class Station:
         self.once: set[str] = set()
         self.ran: set[str] = set()
         self.stand_ins: dict[str, LoadedModel] = {}
-        self.constants: set[str] = set()
-        self.ran_kernels = False
+        self.kept = Kept()
         self.damages: list[Damage] = []
         self.on_damage: Callable[[Damage], None] = lambda damage: None
         self._device_in_gpu_process = device_in_gpu_process
@@ -231,11 +231,10 @@ class Station:
 
     async def free_constants(self, *, deadline: float) -> None:
         """Have the page's device free all that it keeps for kernels, also what a run that failed has left there."""
-        if self.ran_kernels and self.answers:
+        if self.kept.asked and self.answers:
             args = {"keys": [], "constants": True}
             await self.unless_fatal(self.channel.request("free", args, deadline=deadline))
-        self.constants.clear()
-        self.ran_kernels = False
+        self.kept.forget()
 
     async def holding(self, *, deadline: float) -> dict[str, Any]:
         """Return what the page itself says that it holds: ``models`` by name, ``held`` tensors (count, bytes)."""
@@ -363,7 +362,7 @@ class Station:
         self.stand_ins.clear()
         self.ran.clear()
         self.once.clear()
-        self.constants.clear()
+        self.kept.forget()
 
     async def _offer(self, paths: Sequence[Path], deadline: float) -> None:
         await self.driver.offer_files(paths, deadline=deadline)

@@ -10,7 +10,7 @@ import pytest
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.markers import Requirement, fault_plans, requirement
 from pytest_webaccel.scheduling.session import session_of
-from pytest_webaccel.terms import MENDING, Mode, ProbeResult, Strategy
+from pytest_webaccel.terms import MENDING, ON_REQUEST, Mode, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from pytest_webaccel.options import Settings
@@ -47,7 +47,10 @@ def choices(wanted: Requirement, table: tuple[ProbeResult, ...], settings: Setti
             found.append(Choice(str(probe.lane), probe, objection))
     if found:
         return found
-    why = "; ".join(reasons) or "this run has no such lane; --webaccel-lanes and the like may leave it out"
+    asleep = [browser for browser in wanted.browsers if browser in ON_REQUEST]
+    unasked = f"{' and '.join(asleep)} joins a run only where --webaccel-browser or --webaccel-lanes names it"
+    absent = unasked if asleep else "this run has no such lane; --webaccel-lanes and the like may leave it out"
+    why = "; ".join(reasons) or absent
     return [Choice("no-lane", None, f"no lane for {wanted}: {why}")]
 
 

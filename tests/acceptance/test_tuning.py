@@ -6,8 +6,10 @@ import json
 
 import duckdb
 
-from pytest_webaccel.terms import Browser
-from tests.acceptance.lanes import run_on_webgpu
+from pytest_webaccel.terms import Lane
+from tests.acceptance.lanes import run_on_lane
+
+WEBGPU, WEBNN = Lane.parse("chromium:webgpu"), Lane.parse("chromium:webnn")
 
 TUNED = """
     import dataclasses
@@ -27,6 +29,17 @@ TUNED = """
         dispatch = program("matmul_nbits", {"x": X, "weights": WEIGHTS}).lowered(Target.of(webaccel.probe))
         return webaccel._manner.choices.of(webaccel.probe, dispatch)
 """
+
+EVERY = (
+    TUNED
+    + """
+    def test_every(webaccel):
+        tuning = webaccel.tune("matmul_nbits", x=X, weights=WEIGHTS, repeats=2, whole=True)
+        tried = {tuple(sorted(timing.constants.items())): timing.state for timing in tuning.timings}
+        assert tried == {(("BAKED", baked), ("CODES", codes)): "timed" for baked, codes in [(0, 0), (1, 0), (0, 1)]}
+        assert max(timing.nmse for timing in tuning.timings) < 1e-6
+"""
+)
 
 TUNE = (
     TUNED
@@ -78,7 +91,7 @@ LATER = (
 
 
 def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, monkeypatch):
-    first = run_on_webgpu(pytester, monkeypatch, Browser.CHROMIUM, TUNE)
+    first = run_on_lane(pytester, monkeypatch, WEBGPU, TUNE)
     first.assert_outcomes(passed=2)
     with duckdb.connect("runs.duckdb", read_only=True) as database:
         rows = database.execute(
@@ -89,6 +102,10 @@ def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, mo
     assert all(row[5] >= 2 and row[6] > 0 and row[7] < 1e-6 for row in rows if row[4] == "timed")
     [chosen] = [row for row in rows if row[8]]
     assert sum(row[9] for row in rows) == 1
-    second = run_on_webgpu(pytester, monkeypatch, Browser.CHROMIUM, LATER)
+    second = run_on_lane(pytester, monkeypatch, WEBGPU, LATER)
     second.assert_outcomes(passed=1)
     second.stdout.fnmatch_lines([f"*chosen {json.dumps(json.loads(chosen[3]), sort_keys=True)}"])
+
+
+def test_what_can_be_chosen_on_webnn_is_right_whatever_is(pytester, monkeypatch):
+    run_on_lane(pytester, monkeypatch, WEBNN, EVERY).assert_outcomes(passed=1)

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.pool.worker import Worker
 from pytest_webaccel.report.statistics import summarise
-from pytest_webaccel.terms import Browser, ProbeResult, Strategy
+from pytest_webaccel.terms import Backend, Browser, ProbeResult, Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def arguments(name: str, given: Sequence[str] | None = None) -> argparse.Namespace:
+def arguments(name: str, given: Sequence[str] | None = None, *, backend: bool = False) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}")
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
+    if backend:
+        parser.add_argument("--backend", type=Backend, choices=list(Backend), default=Backend.WEBGPU)
     return parser.parse_args(given)
 
 

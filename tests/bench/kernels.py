@@ -1,10 +1,11 @@
 """The project's own ``matmul_nbits`` beside onnxruntime-web's ``MatMulNBits``: the same weights, rows and page.
 
-Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other, so
-that a slow moment hits all. What is timed is the page's own time for the whole request: buffers, upload, run, and what
-comes back. The first run, which compiles, is apart. Peers run
-with ``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
-better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours, so more than 1 is faster.
+Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other
+and with all numbers of bits, so that a slow moment hits all. What is timed is the page's own time for the whole
+request: buffers, upload, run, and what comes back. The first run, which compiles, is apart. Peers run with
+``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
+better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its
+wasm, on one thread, to ours on the CPU, so more than 1 is faster.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise
-from pytest_webaccel.terms import Backend, Browser, OrtBuild
+from pytest_webaccel.terms import Backend, Browser, Lane, OrtBuild
 from tests.bench.common import finish, start_worker
 
 if TYPE_CHECKING:
@@ -48,14 +49,23 @@ _PEERS: Mapping[str, tuple[Backend, OrtBuild]] = {
     "ort_webnn": (Backend.WEBNN, OrtBuild.JSEP),
     "ort_wasm": (Backend.CPU, OrtBuild.WASM),
 }
-_ON_WEBGPU = ("ort_jsep", "ort_webgpu")
+#: The peers that ours is held against, by its backend.
+_BESIDE: Mapping[Backend, tuple[str, ...]] = {
+    Backend.WEBGPU: ("ort_jsep", "ort_webgpu"),
+    Backend.WEBNN: ("ort_webnn",),
+    Backend.CPU: ("ort_wasm",),
+}
+_ABOUT: Mapping[Backend, str] = {
+    Backend.WEBGPU: "the better WebGPU build of onnxruntime-web",
+    Backend.WEBNN: "onnxruntime-web on WebNN",
+    Backend.CPU: "onnxruntime-web's wasm",
+}
 #: Resamplings of an interval.
 _RESAMPLINGS = 2000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    bits: int
     rows: int
     k: int
     columns: int
@@ -67,6 +77,7 @@ class Sample:
 
     name: str
     backend: Backend
+    bits: int
     call: Callable[[], tuple[float, np.ndarray[Any, Any]]]
     first_ms: float = math.nan
     nmse: float = math.nan
@@ -77,7 +88,8 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.kernels", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
-    parser.add_argument("--browser", choices=[str(Browser.CHROMIUM), str(Browser.FIREFOX)], default="chromium")
+    parser.add_argument("--browser", type=Browser, nargs="+", default=[Browser.CHROMIUM])
+    parser.add_argument("--backends", type=Backend, nargs="+", help="those of ours; all that work here by default")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 2, 3, 8])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="of k and of the columns")
@@ -111,15 +123,15 @@ class Bench:
         self._worker = worker
         self._leases = leases
 
-    def ours(self, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
-        lease = self._leases[Backend.WEBGPU]
+    def ours(self, backend: Backend, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
+        lease = self._leases[backend]
         work = Computation(program("matmul_nbits", {"x": x, "weights": Resident(weights)}).all_outputs())
 
         def call() -> tuple[float, np.ndarray[Any, Any]]:
             reply = self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             return timings(reply, 0).first_ms, reply.tensors["y"]
 
-        return Sample("ours", Backend.WEBGPU, call)
+        return Sample("ours", backend, weights.bits, call)
 
     def theirs(self, name: str, x: np.ndarray[Any, Any], weights: Packed, accuracy: int) -> Sample:
         """Raise a WebAccelError where it does not load the model."""
@@ -139,7 +151,7 @@ class Bench:
             reply = self._worker.call(run(), deadline=_DEADLINE_S)
             return reply.page_ms, reply.tensors["y"]
 
-        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, call)
+        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, weights.bits, call)
 
     def free(self) -> None:
         """Drop every model."""
@@ -148,9 +160,9 @@ class Bench:
                 self._worker.call(lease.drop(loaded, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             self._worker.call(lease.lane.here.free_constants(deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
-    def samples(self, shape: Shape, x: np.ndarray[Any, Any], weights: Packed) -> list[Sample]:
-        found = [self.ours(x, weights)]
-        if shape.bits == 3:  # MatMulNBits has no three bits
+    def samples(self, x: np.ndarray[Any, Any], weights: Packed, backends: Sequence[Backend]) -> list[Sample]:
+        found = [self.ours(backend, x, weights) for backend in backends]
+        if weights.bits == 3:  # MatMulNBits has no three bits
             return found
         for name, accuracy in itertools.product(_PEERS, (0, 4)):
             if _PEERS[name][0] not in self._leases:
@@ -158,24 +170,26 @@ class Bench:
             try:
                 found.append(self.theirs(name, x, weights, accuracy))
             except WebAccelError as error:
-                print(f"{name}, {shape.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
+                print(f"{name}, {weights.bits} bits, accuracy {accuracy}: {str(error)[:160]}", flush=True)
         return found
 
 
-def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sample]:
-    chance = np.random.default_rng([shape.bits, shape.rows, shape.k, shape.columns])
-    weights = quantise(chance.standard_normal((shape.columns, shape.k)).astype(np.float32), shape.bits, group=_GROUP)
+def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: argparse.Namespace) -> list[Sample]:
+    chance = np.random.default_rng([shape.rows, shape.k, shape.columns])
+    plain = chance.standard_normal((shape.columns, shape.k)).astype(np.float32)
     x = chance.standard_normal((shape.rows, shape.k)).astype(np.float32)
-    right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
     samples = []
-    for sample in bench.samples(shape, x, weights):
-        try:
-            sample.first_ms, y = sample.call()
-        except WebAccelError as error:
-            print(f"{sample.name}, {shape}: {str(error)[:160]}", flush=True)
-            continue
-        sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
-        samples.append(sample)
+    for bits in options.bits:
+        weights = quantise(plain, bits, group=_GROUP)
+        right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
+        for sample in bench.samples(x, weights, backends):
+            try:
+                sample.first_ms, y = sample.call()
+            except WebAccelError as error:
+                print(f"{sample.name}, {bits} bits, {shape}: {str(error)[:160]}", flush=True)
+                continue
+            sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
+            samples.append(sample)
     begun = time.monotonic()
     for turn in range(options.rounds):
         if turn >= 3 and time.monotonic() - begun > options.seconds:
@@ -186,9 +200,10 @@ def measure(bench: Bench, shape: Shape, options: argparse.Namespace) -> list[Sam
     return samples
 
 
-def better(samples: Sequence[Sample]) -> Sample | None:
-    """Return the fastest of onnxruntime-web's on WebGPU that is right."""
-    right = [one for one in samples if one.name.split()[0] in _ON_WEBGPU and one.nmse < 5e-4]
+def better(samples: Sequence[Sample], ours: Sample) -> Sample | None:
+    """Return the fastest of onnxruntime-web's on the backend of ours that is right."""
+    beside = [one for one in samples if one.bits == ours.bits and one.name.split()[0] in _BESIDE[ours.backend]]
+    right = [one for one in beside if one.nmse < 5e-4]
     return min(right, key=lambda one: statistics.median(one.times), default=None)
 
 
@@ -205,14 +220,13 @@ def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float,
 
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
-    beside = better(samples)
     for sample in samples:
         probe = table[sample.backend]
         summary = summarise(sample.times)
         interval = summary.median_interval
         told: dict[str, Any] = {
             "kernel": "matmul_nbits",
-            "bits": shape.bits,
+            "bits": sample.bits,
             "rows": shape.rows,
             "k": shape.k,
             "columns": shape.columns,
@@ -228,7 +242,8 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
             "nmse": f"{sample.nmse:.1e}",
             "evidence": str(probe.evidence),
         }
-        if sample.name == "ours" and beside is not None:
+        beside = better(samples, sample) if sample.name == "ours" else None
+        if beside is not None:
             told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
         rows.append(told)
     return rows
@@ -236,61 +251,84 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what the rows come to: geometric means over shapes, of medians."""
-    found: dict[tuple[str, int], dict[Shape, float]] = {}
+    found: dict[tuple[str, Lane, int], dict[Shape, float]] = {}
     for row in rows:
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
-        shape = Shape(0, row["rows"], row["k"], row["columns"])
-        times = found.setdefault((name, row["bits"]), {})
+        shape = Shape(row["rows"], row["k"], row["columns"])
+        times = found.setdefault((name, Lane.parse(row["lane"]), row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
     lines = []
-    for bits in sorted({row["bits"] for row in rows}):
-        ours = found["ours", bits]
-        ratios = [row["ratio"] for row in rows if row["bits"] == bits and "ratio" in row]
-        if ratios:
-            lines.append(
-                f"{bits} bits: geometric mean {statistics.geometric_mean(ratios):.2f} times as fast as the better "
-                f"WebGPU build of onnxruntime-web over {len(ratios)} shapes, least {min(ratios):.2f}"
-            )
-        for about, (name, other) in {"onnxruntime-web's wasm": ("ort_wasm", bits), "our 4 bits": ("ours", 4)}.items():
-            beside = found.get((name, other), {})
-            shared = [beside[shape] / time for shape, time in ours.items() if shape in beside]
-            if shared and (name, other) != ("ours", bits):
+    for (name, lane, bits), ours in found.items():
+        if name != "ours":
+            continue
+        backend, cpu = lane.backend, Lane(lane.browser, Backend.CPU)
+        beside: dict[str, dict[Shape, float]] = {}
+        for peer in _BESIDE[backend]:
+            for shape, time_ms in found.get((peer, lane, bits), {}).items():
+                times = beside.setdefault(_ABOUT[backend], {})
+                times[shape] = min(times.get(shape, math.inf), time_ms)
+        if backend is not Backend.CPU:
+            beside[_ABOUT[Backend.CPU]] = found.get(("ort_wasm", cpu, bits), {})
+        if backend is Backend.WEBNN:
+            many = {shape: ms for shape, ms in found.get(("ours", cpu, bits), {}).items() if shape.rows > 1}
+            beside["our CPU path for more than one row"] = many
+        if bits != 4:
+            beside["our 4 bits"] = found.get(("ours", lane, 4), {})
+        for about, times in beside.items():
+            shared = [times[shape] / time_ms for shape, time_ms in ours.items() if shape in times]
+            if shared:
                 mean = statistics.geometric_mean(shared)
                 lines.append(
-                    f"{bits} bits: geometric mean {mean:.2f} times as fast as {about}, least {min(shared):.2f}"
+                    f"{lane}, {bits} bits: geometric mean {mean:.2f} times as fast as {about} over {len(shared)} "
+                    f"shapes, least {min(shared):.2f}"
                 )
     return lines
+
+
+def compared(browser: Browser, table: Sequence[ProbeResult], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows of one browser's lanes."""
+    probes = {probe.lane.backend: probe for probe in table}
+    backends = options.backends or [backend for backend in _BESIDE if backend in probes]
+    if missing := set(backends or _BESIDE) - set(probes):
+        lanes = ", ".join(f"{browser}:{backend}" for backend in sorted(missing))
+        raise SystemExit(f"{lanes} does not work here; see `python -m pytest_webaccel doctor`")
+    if backends == [Backend.CPU]:
+        probes = {Backend.CPU: probes[Backend.CPU]}
+    shapes = [Shape(*parts) for parts in itertools.product(options.rows, options.sizes, options.sizes)]
+    worker, rows = start_worker(list(probes.values())), []
+    try:
+        leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
+        bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
+        for number, shape in enumerate(shapes, 1):
+            made = rows_of(shape, measure(bench, shape, backends, options), probes)
+            rows += made
+            for ours in (row for row in made if row["implementation"] == "ours"):
+                faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
+                print(
+                    f"{number} of {len(shapes)}: {ours['lane']}, {ours['bits']} bits, {shape.rows} x {shape.k} x "
+                    f"{shape.columns}: {ours['median_ms']:.2f} ms{faster}",
+                    flush=True,
+                )
+        for lease in leases.values():
+            lease.__exit__(None, None, None)
+    finally:
+        worker.stop()
+    return rows
 
 
 def main(given: Sequence[str] | None = None) -> int:
     options = parsed(given)
     if options.quick:
         options.bits, options.sizes, options.rounds = [4], [1024], 5
-    table = tuple(probe for probe in lanes_table([Browser(options.browser)]) if probe.works)
-    probes = {probe.lane.backend: probe for probe in table}
-    if Backend.WEBGPU not in probes:
-        raise SystemExit(f"no WebGPU lane of {options.browser} works here; see `python -m pytest_webaccel doctor`")
-    shapes = [Shape(*parts) for parts in itertools.product(options.bits, options.rows, options.sizes, options.sizes)]
-    worker, rows = start_worker(table), []
-    try:
-        leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
-        bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
-        for number, shape in enumerate(shapes, 1):
-            rows += rows_of(shape, measure(bench, shape, options), probes)
-            ours = next(row for row in reversed(rows) if row["implementation"] == "ours")
-            faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
-            print(
-                f"{number} of {len(shapes)}: {shape.bits} bits, {shape.rows} x {shape.k} x {shape.columns}: "
-                f"{ours['median_ms']:.1f} ms{faster}",
-                flush=True,
-            )
-        for lease in leases.values():
-            lease.__exit__(None, None, None)
-    finally:
-        worker.stop()
+    rows: list[dict[str, Any]] = []
+    whole: list[ProbeResult] = []
+    for browser in options.browser:
+        table = tuple(probe for probe in lanes_table([browser]) if probe.works)
+        rows += compared(browser, table, options)
+        whole += table
     for line in summary(rows):
         print(line)
-    finish("kernels", rows, table, options.out)
+    finish("kernels", rows, whole, options.out)
     return 0
 
 

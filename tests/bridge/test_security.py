@@ -402,7 +402,16 @@ def test_a_hello_that_names_another_page_than_was_admitted_closes_the_connection
         "/..%2fpage/terms.py",
         "/%2e%2e/terms.py",
         "/nowhere/terms.py",
+        "/kernels/README.md",
+        "/kernels/..%2fpytest_webaccel/terms.py",
+        "/kernels/../pytest_webaccel/terms.py",
+        "/kernels/%2e%2e/pyproject.toml",
+        "/kernels/./README.md",
+        "/kernels/add/..%2f..%2fpytest_webaccel%2fterms.py",
+        "/kernels/add/",
         "/page/.hidden",
+        "/kernels/../build.py",
+        "/kernels/..%2fbuild.py",
         "/page/",
         "/page/%c0%ae%c0%ae%c0%afterms.py",
         "/page/" + "x" * 400,
@@ -423,10 +432,16 @@ def test_a_path_out_of_the_served_folders_is_not_found(path):
 
 def test_what_is_served_says_what_it_is_and_who_may_use_it():
     async def body(target):
-        for path, kind in [("/lane", "text/html"), ("/page/main.mjs", "text/javascript")]:
+        for path, kind in [
+            ("/lane", "text/html"),
+            ("/page/main.mjs", "text/javascript"),
+            ("/kernels/add/add.mjs", "text/javascript"),
+            ("/kernels/built/simd.wasm", "application/wasm"),
+        ]:
             async with target.http.get(target.origin + path) as response:
                 assert response.status == 200
                 assert response.content_type == kind
+                assert response.headers["Cache-Control"] in {"no-store", "no-cache"}, "another version has others"
                 assert response.headers["X-Content-Type-Options"] == "nosniff"
                 assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
                 assert "default-src 'none'" in response.headers["Content-Security-Policy"]

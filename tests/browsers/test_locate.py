@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +28,7 @@ def machine(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("PATH", str(binaries))
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(locate, "_packaged", lambda: iter(()))
     return tmp_path
 
 
@@ -50,6 +52,7 @@ def test_nothing_is_found_where_nothing_is(machine):
         ("google-chrome", "Google Chrome 141.0.1.2", Browser.CHROME, "141.0.1.2"),
         ("microsoft-edge", "Microsoft Edge 142.0.1", Browser.EDGE, "142.0.1"),
         ("firefox-esr", "Mozilla Firefox 140.1.0esr", Browser.FIREFOX, "140.1.0"),
+        ("deno", "deno 2.9.8 (stable, release, x86_64-unknown-linux-gnu)", Browser.DENO, "2.9.8"),
         ("chromium-browser", "no number", Browser.CHROMIUM, ""),
     ],
 )
@@ -131,3 +134,18 @@ def test_version_of_firefox_is_read_from_beside_its_program(machine, text, versi
     found = find(Browser.FIREFOX)
     assert found is not None
     assert found.version == version
+
+
+def test_the_python_package_of_deno_comes_before_the_system(tmp_path, cache, monkeypatch):
+    package = program(tmp_path / "scripts" / "deno", "deno 2.9.8")
+    system = program(tmp_path / "bin" / "deno", "deno 2.0.0")
+    monkeypatch.setenv("PATH", str(system.parent))
+    monkeypatch.setitem(sys.modules, "deno", SimpleNamespace(find_deno_bin=lambda: str(package)))
+    assert find(Browser.DENO) == locate.Installation(Browser.DENO, package, "2.9.8", "package")
+    assert find(Browser.DENO, system) == locate.Installation(Browser.DENO, system, "2.0.0", "explicit")
+
+    def gone() -> str:
+        raise FileNotFoundError(package)
+
+    monkeypatch.setitem(sys.modules, "deno", SimpleNamespace(find_deno_bin=gone))
+    assert find(Browser.DENO) == locate.Installation(Browser.DENO, system, "2.0.0", "system")

@@ -37,6 +37,7 @@ SWIFTSHADER = swiftshader()  # before tests move the cache
 @pytest.fixture
 def bare(cache, tmp_path, monkeypatch):
     """A machine without any browser."""
+    monkeypatch.setattr("pytest_webaccel.browsers.locate._packaged", lambda: iter(()))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "none"))
 
@@ -148,6 +149,16 @@ def test_fake_browser_is_fake_evidence_once_registered_and_never_automatic(bare,
     assert all(result.lane.browser is not Browser.FAKE for result in lanes_table())
 
 
+def test_deno_is_never_automatic_and_says_how_it_is_had(bare, tmp_path, monkeypatch):
+    found = Installation(Browser.DENO, tmp_path / "deno", "2.9.8", "package")
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "find", lambda browser, executable=None: found if browser is Browser.DENO else None)
+        assert {result.lane.browser for result in lanes_table()} == {Browser.CHROMIUM}
+    (absent,) = lanes_table([Browser.DENO], [Backend.WEBGPU])
+    assert (absent.works, absent.reason) == (False, "no deno was found.")
+    assert "pip install deno" in absent.remedy
+
+
 def test_found_but_unsupported_browser_is_not_started():
     webkit = Installation(Browser.WEBKIT, Path("/usr/bin/MiniBrowser"), "2.50", "system")
     results = probe_sync([webkit])
@@ -238,6 +249,15 @@ def test_firefox_joins_the_automatic_lanes_where_it_is_found(bare, tmp_path, mon
     asked.clear()
     lanes_table()
     assert {lane.browser for lane in asked} == {Browser.CHROMIUM, Browser.FIREFOX}
+
+
+def test_probe_of_deno_is_made_again_where_its_driver_changes(monkeypatch):
+    before = launch_facts(Browser.DENO, headed=False)
+    assert before == launch_facts(Browser.DENO, headed=False)
+    for name in ("VK_DRIVER_FILES", "DENO_WEBGPU_BACKEND"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "/elsewhere")
+            assert before != launch_facts(Browser.DENO, headed=False), name
 
 
 @pytest.mark.parametrize("browser", [Browser.CHROMIUM, Browser.FIREFOX])

@@ -50,14 +50,17 @@ def embedded(
     layers: int,
     heads: int,
     tap: Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], None] = lambda q, k, v: None,
+    seen: Callable[[str, NDArray[Any]], None] = lambda name, x: None,
 ) -> NDArray[Any]:
     """Return the embedding of ``ids`` in float64; ``weight`` gives weights by name, positions with their type.
 
-    ``tap`` is shown the queries, keys and values of each layer, of shape (heads, rows, dim).
+    ``tap`` is shown the queries, keys and values of each layer, of shape (heads, rows, dim); ``seen``
+    is shown the name of each matrix that rows are multiplied with, and those rows.
     """
 
     def linear(x: NDArray[Any], name: str) -> NDArray[Any]:
-        product: NDArray[Any] = x @ weight(f"{name}.weight").astype(np.float64).T + weight(f"{name}.bias")
+        seen(f"{name}.weight", x)
+        product: NDArray[Any] = x @ weight(f"{name}.weight").astype(np.float64, copy=False).T + weight(f"{name}.bias")
         return product
 
     def normal(x: NDArray[Any], name: str) -> NDArray[Any]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pytest_webaccel.engines.kernels import Plan, Target
 from pytest_webaccel.engines.kernels.bert import Bert
+from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
 from tests.engines.bert import WIDTH, drawn, embedded
 
-WEIGHTS = drawn(2)
+WEIGHTS: dict[str, Any] = dict(drawn(2))
 
 
 def planned(outputs):
@@ -39,6 +42,30 @@ def test_bits_are_those_of_matrices_and_what_they_take_is_counted():
     np.testing.assert_array_equal(mixed.weight(other), WEIGHTS[other])
 
 
+def test_matrices_may_be_packed_already_and_positions_hold_their_type_then():
+    plain = Bert(WEIGHTS, heads=4)
+    packed = {name: quantise(plain.weight(name), 3, group=64) for name in plain.matrices}
+    others = {name: weight for name, weight in WEIGHTS.items() if "token_type" not in name}
+    encoder = Bert(others | packed, heads=4)
+    assert encoder.matrices == plain.matrices
+    assert encoder.nbytes == plain.nbytes + sum(one.nbytes - plain.weight(name).nbytes for name, one in packed.items())
+    for name, one in packed.items():
+        np.testing.assert_array_equal(encoder.weight(name), one.dequantised())
+    values = {name: one for name, one in packed.items() if "value" in name}
+    some = Bert(WEIGHTS | values, heads=4, bits=8)
+    for name in plain.matrices:
+        right = values[name] if name in values else quantise(plain.weight(name), 8)
+        np.testing.assert_array_equal(some.weight(name), right.dequantised())
+
+
+def test_no_bits_are_asked_of_what_is_packed_already():
+    name = "encoder.layer.0.output.dense.weight"
+    with pytest.raises(ConfigurationError, match=r"packed already: encoder\.layer\.0\.output\.dense\.weight"):
+        Bert(WEIGHTS | {name: quantise(WEIGHTS[name], 4)}, heads=4, bits={name: 8})
+    with pytest.raises(ConfigurationError, match=r"is of shape \[48, 80\], as the others are; got \[48, 48\]"):
+        Bert(WEIGHTS | {name: quantise(np.ones((48, 48), np.float32), 4)}, heads=4)
+
+
 def test_the_reference_brings_embeddings_to_length_1_and_tells_sentences_apart():
     encoder = Bert(WEIGHTS, heads=4)
     one, other = (embedded(encoder.weight, ids, layers=2, heads=4) for ids in ([1, 2, 3], [3, 2, 1]))
@@ -51,7 +78,7 @@ def test_the_reference_brings_embeddings_to_length_1_and_tells_sentences_apart()
     [
         ({"encoder.layer.1.output.dense.bias": None}, {}, r"are missing: encoder\.layer\.1\.output\.dense\.bias"),
         ({}, {"heads": 5}, r"heads=5: the width of 48 is not a multiple"),
-        ({}, {"bits": {"pooler": 4}}, r"no matrix of the encoder: pooler"),
+        ({}, {"bits": {"pooler": 4}}, r"no matrix of the encoder, or packed already: pooler"),
         ({}, {"bits": 5}, r"bits=5 cannot be packed"),
     ],
 )

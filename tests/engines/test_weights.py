@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_webaccel.engines.kernels.weights import by_columns, by_quads, slots, width
@@ -40,6 +40,7 @@ def drawn(bits: int, rows: int, columns: int, *, zero_points: bool, scales: str)
     return quantise(weights, bits, zero_points=zero_points, scales=scales, search=Search.NEAREST)
 
 
+@settings(deadline=None)
 @given(
     bits=st.sampled_from(BITS),
     rows=st.integers(1, 9),

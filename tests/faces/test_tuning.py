@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,8 @@ class Bench:
         pool = types.SimpleNamespace(evidence=lambda _: Evidence.SOFTWARE)
         worker: Any = types.SimpleNamespace(run_id="r", record=self.rows.append, pool=pool)
         lease: Any = types.SimpleNamespace(lane=types.SimpleNamespace(probe=PROBE, name=LANE))
+        if (probe := options.pop("probe", None)) is not None:
+            lease.lane.probe = probe
         tuner = tuning.Tuner(worker, lease, "t", self.choices, lambda line: None)
         given: dict[str, Any] = {"whole": False, "repeats": 3, "seconds": 60.0, "timeout": 1.0, **options}
         inputs = given.pop("inputs", INPUTS)
@@ -149,3 +152,10 @@ def test_the_time_bounds_the_search(bench):
 def test_what_cannot_be_tuned_is_refused(bench, options, kind, words):
     with pytest.raises(kind, match=words):
         bench.tune(Scripted(lambda workgroup, n: 1.0), **options)
+
+
+def test_a_lane_where_nothing_can_be_tuned_says_so(bench):
+    cpu = dataclasses.replace(PROBE, lane=Lane.parse("chromium:cpu"))
+    with pytest.raises(ConfigurationError, match="kernel softmax has nothing to tune on chromium:cpu"):
+        bench.tune(Scripted(lambda workgroup, n: 1.0), probe=cpu)
+    assert not bench.rows

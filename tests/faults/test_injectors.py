@@ -385,3 +385,12 @@ def test_every_fault_can_strike_before_and_during_a_request():
 )
 def test_a_point_at_which_a_fault_meets_no_request_has_its_reason(fault, point, reason):
     assert reason in (INJECTORS[fault].misfit(point) or "")
+
+
+@pytest.mark.parametrize("fault", [Fault.PAGE_CRASH, Fault.PAGE_RELOAD, Fault.OUT_OF_MEMORY])
+def test_what_strikes_a_page_alone_has_no_meaning_on_deno(fault):
+    reason = INJECTORS[fault].meaning(probe(browser=Browser.DENO))
+    assert reason is not None
+    assert "Deno" in reason
+    drawn = INJECTORS[Fault.CASCADE].drawn(random.Random(0), probe(browser=Browser.DENO))
+    assert drawn.meaning(probe(browser=Browser.DENO)) is None

@@ -13,6 +13,7 @@ from pytest_webaccel.bridge.messages import Reply
 from pytest_webaccel.engines.kernels import Computation, program
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.errors import DamagedLaneError, LaneUnavailableError, ModelError, RemoteError
+from pytest_webaccel.pool.kept import Kept
 from pytest_webaccel.pool.kernels import timings
 from pytest_webaccel.pool.request import KernelRun
 from pytest_webaccel.terms import Evidence, Lane, ProbeResult, Symptom
@@ -61,8 +62,7 @@ class Page:
         self.probe = ProbeResult(
             self.lane, works=True, evidence=Evidence.SOFTWARE, features=features, limits=limits or {}
         )
-        self.constants: set[str] = set()
-        self.ran_kernels = False
+        self.kept = Kept()
         self.sent: list[dict[str, Any]] = []
         self.answer: Reply | Exception = Reply({}, {"y": np.zeros((2, 6), np.float32)}, 1.0, 1)
         self.channel = types.SimpleNamespace(send=self._send, answer=self._answered)

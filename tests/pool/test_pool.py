@@ -193,3 +193,14 @@ def test_what_needs_a_started_lane_says_that_it_is_not():
             await lane.use_spare(deadline=1)
 
     live(body)
+
+
+def test_deno_stands_in_for_no_browser_and_none_for_it():
+    deno, chromium, firefox = (Lane(one, Backend.WEBGPU) for one in (Browser.DENO, Browser.CHROMIUM, Browser.FIREFOX))
+
+    async def body(home):
+        assert home.pool.stand_in(chromium) == firefox
+        assert home.pool.stand_in(firefox) == chromium
+        assert home.pool.stand_in(deno) is None
+
+    live(body, engines=(deno, chromium, firefox))

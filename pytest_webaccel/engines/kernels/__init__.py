@@ -16,6 +16,7 @@ from pytest_webaccel.engines.kernels.matmul import matmul_nbits
 from pytest_webaccel.engines.kernels.plan import Computation, Plan
 from pytest_webaccel.engines.kernels.program import Program, Tensor
 from pytest_webaccel.engines.kernels.rows import add, gelu, layer_norm, mean_pool, rope, self_attention, silu, softmax
+from pytest_webaccel.engines.kernels.state import State
 from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.errors import ConfigurationError
 
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "Program",
     "Resident",
+    "State",
     "Target",
     "Tensor",
     "manifest",

@@ -6,6 +6,7 @@ Reimers and Gurevych, 2019 (arXiv:1908.10084).
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +45,17 @@ _OF_A_LAYER = (
 
 
 class Bert:
-    """An encoder by its weights, float32 by the names that Hugging Face's ``BertModel`` gives them.
+    """An encoder by its weights, by the names that Hugging Face's ``BertModel`` gives them.
 
-    ``heads`` are those of its attention, ``epsilon`` is that of its normalisation. ``bits`` are those of its matrices:
-    one number for all, or by name, 32 for plain float32, which is the default; see :attr:`matrices`. Raises
-    ConfigurationError for weights that are missing or do not fit together.
+    Weights are float32, or matrices that are packed already; packed positions hold their type, as :meth:`weight` gives
+    them. ``heads`` are those of its attention, ``epsilon`` is that of its normalisation. ``bits`` are those of matrices
+    that are not packed yet: one number for all, or by name, 32 for plain float32, which is the default; see
+    :attr:`matrices`. Raises ConfigurationError for weights that are missing or do not fit together.
     """
 
     def __init__(
         self,
-        weights: Mapping[str, NDArray[Any]],
+        weights: Mapping[str, Weights],
         *,
         heads: int,
         epsilon: float = 1e-12,
@@ -62,34 +64,37 @@ class Bert:
     ) -> None:
         numbers = {int(found[1]) for name in weights if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
         self.layers = max(numbers, default=-1) + 1
-        names = [_WORDS, _POSITIONS, _TYPES, "embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"]
+        names = [_WORDS, _POSITIONS, "embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"]
         for layer in range(self.layers):
             names += [f"encoder.layer.{layer}.{part}.{kind}" for part in _OF_A_LAYER for kind in ("weight", "bias")]
-        if missing := [name for name in names if name not in weights]:
+        typed = isinstance(weights.get(_POSITIONS), Packed)
+        if missing := [name for name in (*names, *([] if typed else [_TYPES])) if name not in weights]:
             raise ConfigurationError(f"weights of an encoder are missing: {', '.join(missing[:5])}")
         if not self.layers:
             raise ConfigurationError("an encoder has at least one layer: no weights are called encoder.layer.0...")
         self.heads = heads
-        _require_shapes(weights, self.layers)
-        self.width = int(weights[_WORDS].shape[1])
-        self.positions = int(weights[_POSITIONS].shape[0])
+        shapes = {name: _shape(weight) for name, weight in weights.items()}
+        _require_shapes(shapes, self.layers)
+        self.width = shapes[_WORDS][1]
+        self.positions = shapes[_POSITIONS][0]
         if heads < 1 or self.width % heads:
             raise ConfigurationError(f"heads={heads}: the width of {self.width} is not a multiple of it")
         self._epsilon = epsilon
-        # What every token has of its type is added to the positions: there is one type here.
-        plain = {name: np.asarray(weights[name], np.float32) for name in names if name != _TYPES}
-        plain[_POSITIONS] = plain[_POSITIONS] + np.asarray(weights[_TYPES], np.float32)[0]
-        self.matrices = tuple(name for name, weight in plain.items() if weight.ndim == 2)
-        asked = bits if not isinstance(bits, int) else dict.fromkeys(self.matrices, bits)
-        if unknown := set(asked) - set(self.matrices):
+        plain = {name: _floats(weights[name]) for name in names}
+        if not typed:
+            # What every token has of its type is added to the positions: there is one type here.
+            plain[_POSITIONS] = plain[_POSITIONS] + np.asarray(weights[_TYPES], np.float32)[0]
+        self.matrices = tuple(name for name in names if len(shapes[name]) == 2)
+        left = [name for name in self.matrices if not isinstance(plain[name], Packed)]
+        asked = bits if not isinstance(bits, int) else dict.fromkeys(left, bits)
+        if unknown := set(asked) - set(left):
             raise ConfigurationError(
-                f"bits are given for what is no matrix of the encoder: {', '.join(sorted(unknown))}"
+                f"bits are given for what is no matrix of the encoder, or packed already: {', '.join(sorted(unknown))}"
             )
         self._weights: dict[str, Resident[Any]] = {}
         for name, weight in plain.items():
             wanted = asked.get(name, 32)
-            value: Weights = weight if wanted == 32 or weight.ndim != 2 else quantise(weight, wanted, group=group)
-            self._weights[name] = Resident(value)
+            self._weights[name] = Resident(weight if wanted == 32 else quantise(weight, wanted, group=group))
 
     @property
     def nbytes(self) -> int:
@@ -137,25 +142,32 @@ class Bert:
         return layer_norm(x, weight, bias, epsilon=self._epsilon)["y"]
 
 
-def _require_shapes(weights: Mapping[str, NDArray[Any]], layers: int) -> None:
+def _shape(weight: Weights) -> tuple[int, ...]:
+    return (weight.rows, weight.columns) if isinstance(weight, Packed) else weight.shape
+
+
+def _floats(weight: Weights) -> Any:
+    """Return what is not packed as float32."""
+    return weight if isinstance(weight, Packed) else np.asarray(weight, np.float32)
+
+
+def _require_shapes(shapes: Mapping[str, tuple[int, ...]], layers: int) -> None:
     """Raise ConfigurationError for a weight whose shape does not fit to those of the others."""
-    words = weights[_WORDS].shape
+    words = shapes[_WORDS]
     if len(words) != 2:
         raise ConfigurationError(f"{_WORDS} is of shape [words, width]; got {list(words)}")
     width = words[1]
-    wanted: dict[str, tuple[int, ...]] = {
-        name: (weights[name].shape[0] if weights[name].ndim else 0, width) for name in (_POSITIONS, _TYPES)
-    }
+    tables = [name for name in (_POSITIONS, _TYPES) if name in shapes]
+    wanted: dict[str, tuple[int, ...]] = {name: (*shapes[name][:1], width) for name in tables}
     wanted |= dict.fromkeys(("embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias"), (width,))
     for layer in range(layers):
         at = f"encoder.layer.{layer}."
-        inner = weights[f"{at}intermediate.dense.bias"].size
+        inner = math.prod(shapes[f"{at}intermediate.dense.bias"])
         for part in _OF_A_LAYER:
             rows = inner if part == "intermediate.dense" else width
             columns = inner if part == "output.dense" else width
             wanted[f"{at}{part}.bias"] = (rows,)
             wanted[f"{at}{part}.weight"] = (rows,) if part.endswith("LayerNorm") else (rows, columns)
     for name, shape in wanted.items():
-        got = weights[name].shape
-        if got != shape:
-            raise ConfigurationError(f"{name} is of shape {list(shape)}, as the others are; got {list(got)}")
+        if shapes[name] != shape:
+            raise ConfigurationError(f"{name} is of shape {list(shape)}, as the others are; got {list(shapes[name])}")

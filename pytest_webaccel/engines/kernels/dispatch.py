@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_webaccel.engines.kernels.program import Output, Tensor
+    from pytest_webaccel.engines.kernels.state import Cell
     from pytest_webaccel.terms import Backend, ProbeResult
 
 __all__ = ["Constant", "Dispatch", "Operand", "Target", "spread"]
@@ -51,7 +52,7 @@ class Constant:
 
 
 #: What a dispatch reads: sent with it, computed by another, or kept on the device.
-Operand: TypeAlias = "NDArray[Any] | Tensor | Constant"
+Operand: TypeAlias = "NDArray[Any] | Tensor | Constant | Cell"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,8 @@ class Dispatch:
 
     ``uniform`` are unsigned integers, bound where ``bindings`` says ``uniform``. ``chosen`` are the tunable constants,
     ``form`` what else decides, beside the shapes of its inputs, how fast it is; ``source`` tells versions of the kernel
-    apart, and ``needs`` are the features that the device must have.
+    apart, and ``needs`` are the features that the device must have. On WebNN ``code`` is the address of a builder of
+    graphs, and ``graph`` what it is told.
     """
 
     kernel: str
@@ -76,6 +78,7 @@ class Dispatch:
     form: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source: str = ""
     needs: Sequence[str] = ()
+    graph: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def signature(self) -> dict[str, Any]:

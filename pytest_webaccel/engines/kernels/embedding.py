@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
+from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, packed_ports
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program
-from pytest_webaccel.engines.kernels.weights import by_rows, matrix_form, matrix_operand
+from pytest_webaccel.engines.kernels.weights import FLOAT_BITS, by_rows, matrix_form, matrix_operand, whole
 from pytest_webaccel.errors import FeedError
 from pytest_webaccel.terms import Backend
 
@@ -63,4 +65,27 @@ def embedding(
             workgroups=workgroups,
         )
 
-    return Program("embedding", {"ids": rows, "table": table}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        operand, words = matrix_operand(table, by_rows)
+        inputs = {"ids": rows.astype(np.uint32), "packed": operand}
+        uniform = (rows.size * form.columns, form.columns, form.groups, words.scales, words.zeros)
+        return on_cpu("embedding", inputs, outputs, uniform, form.constants(), given)
+
+    def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        plain = form.bits == FLOAT_BITS
+        operand, words = matrix_operand(table, whole if plain else by_rows)
+        as_it_is = {"table": Port("packed", (form.rows, form.columns))}
+        return graph_dispatch(
+            "embedding",
+            {"ids": rows.astype(np.int32), "packed": operand},
+            outputs,
+            given,
+            ports={"ids": Port("ids", rows.shape), **(as_it_is if plain else packed_ports("packed", form, words))},
+            attributes={"bits": form.bits, "group": form.group, "columns": form.columns},
+            form=form.constants(),
+        )
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu, Backend.WEBNN: webnn}
+    return Program("embedding", {"ids": rows, "table": table}, outputs, ways, constants or {})

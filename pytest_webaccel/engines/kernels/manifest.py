@@ -7,15 +7,13 @@ import functools
 import hashlib
 import json
 import tomllib
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.errors import ConfigurationError
+from pytest_webaccel.shipped import shipped
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from importlib.resources.abc import Traversable
 
 __all__ = ["Manifest", "manifest", "names"]
 
@@ -28,8 +26,8 @@ class Manifest:
 
     ``code`` is its source, with what it shares with others behind it, ``entry`` the function that is dispatched, and
     ``tunable`` the constants that may be tuned, with the values to try, the default first. Constants are ``override``s
-    of the source, or, where it is a ``template``, filled in by :meth:`rendered`. ``features`` are constants that are
-    better where the device has a feature, by its name.
+    of the source, or, where it is a ``template``, filled in by :meth:`rendered`; those that ``fixed`` names follow the
+    uniform. ``features`` are constants that are better where the device has a feature, by its name.
     """
 
     name: str
@@ -39,6 +37,7 @@ class Manifest:
     tunable: Mapping[str, Sequence[int]]
     template: bool = False
     features: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    fixed: Sequence[str] = ()
 
     def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
         """Return the tunable constants, those in ``chosen`` in place of the defaults.
@@ -80,17 +79,9 @@ def _rendered(name: str, code: str, values: tuple[tuple[str, Any], ...]) -> str:
     return SandboxedEnvironment(undefined=StrictUndefined, **settings).from_string(code).render(values, name=name)
 
 
-def _root() -> Traversable:
-    """Return the folder of the kernels: within the package where it is installed, beside it in a checkout."""
-    packaged = resources.files("pytest_webaccel") / "kernels"
-    if packaged.is_dir():
-        return packaged
-    return Path(str(resources.files("pytest_webaccel"))).parent / "kernels"
-
-
 def names() -> tuple[str, ...]:
     """Return the kernels that there are."""
-    return tuple(sorted(folder.name for folder in _root().iterdir() if (folder / _FILE).is_file()))
+    return tuple(sorted(folder.name for folder in shipped("kernels").iterdir() if (folder / _FILE).is_file()))
 
 
 @functools.cache
@@ -98,13 +89,14 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
     """Return a kernel's implementation for a backend; raises ConfigurationError where there is none."""
     if name not in names():
         raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(names())})")
-    folder = _root() / name
+    root = shipped("kernels")
+    folder = root / name
     told = tomllib.loads((folder / _FILE).read_text(encoding="utf-8"))
     section: dict[str, Any] | None = told.get(backend)
     if section is None:
         there = [key for key, value in told.items() if isinstance(value, dict)]
         raise ConfigurationError(f"kernel {name} is not there for {backend} (it is for {', '.join(there)})")
-    files = [folder / section["file"], *(_root() / "shared" / file for file in section.get("shared", ()))]
+    files = [folder / section["file"], *(root / "shared" / file for file in section.get("shared", ()))]
     return Manifest(
         name=told["name"],
         summary=told["summary"],
@@ -114,4 +106,5 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
         tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
         template=section.get("template", False),
         features=section.get("features", {}),
+        fixed=tuple(section.get("constants", ())),
     )

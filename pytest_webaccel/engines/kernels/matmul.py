@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
+from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, opened_ports
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
-from pytest_webaccel.engines.kernels.weights import by_columns, by_quads, matrix_form, matrix_operand, slots, width
+from pytest_webaccel.engines.kernels.weights import (
+    FLOAT_BITS,
+    Resident,
+    by_columns,
+    by_quads,
+    by_rows,
+    by_tiles,
+    matrix_form,
+    matrix_operand,
+    slots,
+    whole,
+    width,
+)
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
 
@@ -87,7 +101,38 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
             needs=("subgroups",) if quads else (),
         )
 
-    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        operand, words = matrix_operand(weights, by_tiles)
+        uniform = (rows, columns, form.columns, form.groups, words.scales, words.zeros)
+        return on_cpu("matmul_nbits", {"x": x, "packed": operand}, outputs, uniform, form.constants(), given)
+
+    def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        kept, plain = isinstance(weights, Resident), form.bits == FLOAT_BITS
+        # One row is a step of a decoder, which runs often; each number of rows has a graph of its own.
+        bake = kept and rows == 1 and not given.get("CODES")
+        chosen = manifest("matmul_nbits", "webnn").constants({"BAKED": int(bake), **given})
+        baked, codes = bool(chosen["BAKED"]), bool(chosen["CODES"])
+        if baked and not kept:
+            raise ConfigurationError("kernel matmul_nbits: BAKED=1 goes with weights that are Resident")
+        if codes and (baked or plain):
+            raise ConfigurationError("kernel matmul_nbits: CODES=1 goes with packed weights and BAKED=0")
+        # Each use has a key of its own: a page keeps them otherwise.
+        use = "baked" if baked else "codes" if codes else "whole" if plain else "floats"
+        operand, _ = matrix_operand(weights, whole if plain else by_rows, use)
+        return graph_dispatch(
+            "matmul_nbits",
+            {"x": x, "packed": operand},
+            outputs,
+            chosen,
+            ports={"x": Port("x", tuple(x.shape)), **opened_ports("packed", form, codes=codes, baked=baked)},
+            attributes={"baked": int(baked)},
+            form={**form.constants(), "RESIDENT": int(kept)},
+        )
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu, Backend.WEBNN: webnn}
+    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, ways, constants or {})
 
 
 def _tile(rows: int, *, quads: bool) -> dict[str, int]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_webaccel.engines.kernels.dispatch import Constant, Target
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor
+from pytest_webaccel.engines.kernels.state import Cell
 from pytest_webaccel.errors import ConfigurationError, FeedError
+from pytest_webaccel.terms import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_webaccel.engines.kernels.dispatch import Dispatch
+    from pytest_webaccel.engines.kernels.state import State
     from pytest_webaccel.terms import ProbeResult
 
 __all__ = ["Computation", "Plan"]
@@ -36,7 +39,8 @@ class Plan:
 
     ``inputs`` travel with it, ``constants`` are kept by the page, by their keys; ``temporaries`` are sizes in bytes of
     what dispatches write. ``bound`` names the buffers of each in the order of its bindings, an empty name for its
-    uniform. ``wanted`` are the outputs by the caller's names, ``sources`` the buffers that they lie in.
+    uniform. ``wanted`` are the outputs by the caller's names, ``sources`` the buffers that they lie in; ``states`` are
+    sizes in bytes of what stays and is written in place, by key.
     """
 
     dispatches: Sequence[Dispatch]
@@ -46,59 +50,72 @@ class Plan:
     temporaries: Mapping[str, int]
     wanted: Mapping[str, Output]
     sources: Mapping[str, str]
+    states: Mapping[str, int]
 
     @classmethod
-    def of(cls, outputs: Mapping[str, Tensor], lower: Callable[[Program], Dispatch]) -> Plan:
+    def of(cls, outputs: Mapping[str, Tensor | Cell], lower: Callable[[Program], Dispatch]) -> Plan:
         """Return the plan of ``outputs``, tensors by name, of which ``lower`` makes dispatches.
 
         Raises FeedError for what is no tensor, ConfigurationError for what cannot be lowered.
         """
-        if not outputs:
-            raise FeedError("nothing is to be computed: name at least one tensor")
-        for name, tensor in outputs.items():
-            _require_tensor(name, tensor)
+        _require_tensors(outputs)
         order = _ordered(outputs)
         dispatches = [lower(program) for program in order]
-        written = {(id(program), name): f"t{at}-{name}" for at, program in enumerate(order) for name in program.outputs}
-        temporaries = {
-            written[id(program), name]: output.nbytes for program in order for name, output in program.outputs.items()
-        }
+        written: dict[tuple[int, str], str] = {}
+        temporaries: dict[str, int] = {}
+        for at, program in enumerate(order):
+            for name, output in program.outputs.items():
+                if place := program.places.get(name):
+                    written[id(program), name] = place.key
+                else:
+                    written[id(program), name] = f"t{at}-{name}"
+                    temporaries[f"t{at}-{name}"] = output.nbytes
         inputs: dict[str, NDArray[Any]] = {}
         constants: dict[str, NDArray[Any]] = {}
-        bound: list[list[str]] = []
-        for at, (program, dispatch) in enumerate(zip(order, dispatches, strict=True)):
-            names = []
-            for name in dispatch.bindings:
-                given = dispatch.inputs.get(name)
-                if name in program.outputs:
-                    names.append(written[id(program), name])
-                elif name == "uniform":
-                    names.append("")
-                elif isinstance(given, Tensor):
-                    names.append(written[id(given.program), given.name])
-                elif isinstance(given, Constant):
-                    constants[given.key] = given.data
-                    names.append(given.key)
-                elif given is None:
-                    raise ConfigurationError(f"kernel {program.kernel}: nothing was given for {name}")
-                else:
-                    inputs[f"i{at}-{name}"] = given
-                    names.append(f"i{at}-{name}")
-            bound.append(names)
+
+        def buffer(at: int, name: str) -> str:
+            given = dispatches[at].inputs.get(name)
+            if name in order[at].outputs:
+                return written[id(order[at]), name]
+            if name == "uniform":
+                return ""
+            if isinstance(given, Tensor):
+                return written[id(given.program), given.name]
+            if isinstance(given, Constant):
+                constants[given.key] = given.data
+            elif given is None:
+                raise ConfigurationError(f"kernel {order[at].kernel}: nothing was given for {name}")
+            elif not isinstance(given, Cell):
+                inputs[f"i{at}-{name}"] = given
+                return f"i{at}-{name}"
+            return given.key
+
+        cells = [cell for program in order for cell in program.cells]
+        cells += [cell for cell in outputs.values() if isinstance(cell, Cell)]
         return cls(
             dispatches=dispatches,
-            bound=bound,
+            bound=[[buffer(at, name) for name in one.bindings] for at, one in enumerate(dispatches)],
             inputs=inputs,
             constants=constants,
             temporaries=temporaries,
             wanted={name: Output(tensor.dtype.name, tensor.shape) for name, tensor in outputs.items()},
-            sources={name: written[id(tensor.program), tensor.name] for name, tensor in outputs.items()},
+            sources={
+                name: one.key if isinstance(one, Cell) else written[id(one.program), one.name]
+                for name, one in outputs.items()
+            },
+            states={cell.key: cell.nbytes for cell in cells},
         )
+
+    @classmethod
+    def of_state(cls, state: State) -> Plan:
+        """Return the plan that makes a state's buffers, and computes nothing."""
+        cells = [state.cell(name) for name in state.sizes]
+        return cls((), (), {}, {}, {}, {}, {}, states={cell.key: cell.nbytes for cell in cells})
 
     @property
     def kernel(self) -> str:
         """Name of the kernel, or of those that it consists of."""
-        names = list(dict.fromkeys(dispatch.kernel for dispatch in self.dispatches))
+        names = list(dict.fromkeys(dispatch.kernel for dispatch in self.dispatches)) or ["state"]
         return names[0] if len(names) == 1 else f"{len(self.dispatches)} programs ({', '.join(names)})"
 
     @property
@@ -111,6 +128,8 @@ class Plan:
         if missing := self.needs - set(probe.features):
             needs = ", ".join(sorted(missing))
             raise ConfigurationError(f"kernel {self.kernel} needs {needs}, which {probe.lane} has not")
+        if self.states and probe.lane.backend is Backend.WEBNN:
+            raise ConfigurationError(f"{probe.lane} keeps no states: a graph of WebNN writes nothing in place")
         limits = probe.limits
         most = limits.get("maxStorageBufferBindingSize", math.inf)
         groups = limits.get("maxComputeWorkgroupsPerDimension", math.inf)
@@ -129,10 +148,11 @@ class Plan:
                     f"adapter dispatches at most {groups:,} (maxComputeWorkgroupsPerDimension). Split the work."
                 )
 
-    def to_args(self, repeats: int = 0) -> dict[str, Any]:
+    def to_args(self, repeats: int = 0, kept: Collection[str] = ()) -> dict[str, Any]:
         """Return it as the page's operation ``kernel`` takes it, without inputs and constants.
 
-        The page runs it once, and ``repeats`` times more with the clock beside it.
+        The page runs it once, and ``repeats`` times more with the clock beside it. States that are not among what it
+        has ``kept`` begin anew.
         """
         codes = list(dict.fromkeys(dispatch.code for dispatch in self.dispatches))
         return {
@@ -146,11 +166,13 @@ class Plan:
                     "bindings": list(names),
                     "uniform": list(dispatch.uniform),
                     "workgroups": list(dispatch.workgroups),
+                    "graph": dict(dispatch.graph),
                 }
                 for dispatch, names in zip(self.dispatches, self.bound, strict=True)
             ],
             "temporaries": [{"name": name, "bytes": size} for name, size in self.temporaries.items()],
             "constants": list(self.constants),
+            "states": [{"name": key, "bytes": size, "fresh": key not in kept} for key, size in self.states.items()],
             "outputs": [
                 {
                     "name": name,
@@ -170,12 +192,43 @@ class Plan:
 
 
 class Computation:
-    """Tensors that are to be computed, on whichever lane: it has a plan for each. ``lower`` makes its dispatches."""
+    """Tensors that are to be computed, on whichever lane: it has a plan for each. ``lower`` makes its dispatches.
 
-    def __init__(self, outputs: Mapping[str, Tensor], lower: Lower = untuned) -> None:
+    ``state`` is the one that it reads or writes. Raises ConfigurationError where there are several.
+    """
+
+    def __init__(self, outputs: Mapping[str, Tensor | Cell], lower: Lower = untuned) -> None:
         self._outputs = dict(outputs)
+        self._cells = [one for one in self._outputs.values() if isinstance(one, Cell)]
+        self.programs = _ordered(self._outputs)
+        self._cells += [cell for program in self.programs for cell in program.cells]
+        states = list({id(cell.state): cell.state for cell in self._cells}.values())
+        if len(states) > 1:
+            raise ConfigurationError(
+                f"one state at most goes into a computation, not {len(states)}: compute them apart"
+            )
+        self.state: State | None = states[0] if states else None
         self._lower = lower
         self._plans: list[tuple[ProbeResult, Plan]] = []
+
+    def require_current(self) -> None:
+        """Raise ConfigurationError where it was made of buffers that have been written since."""
+        for cell in self._cells:
+            if cell.version != cell.state.version:
+                raise ConfigurationError(
+                    f"{cell.name} is asked for as it was after {cell.version} computations, and there have been "
+                    f"{cell.state.version} since: go on from what the last of them gave"
+                )
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes its state."""
+        return any(program.places for program in self.programs)
+
+    def commit(self) -> None:
+        """Note that it has run, once."""
+        if self.state is not None and self.writes:
+            self.state.commit(self, self.programs)
 
     def plan(self, probe: ProbeResult) -> Plan:
         """Return its plan for a lane.
@@ -191,27 +244,28 @@ class Computation:
         return plan
 
 
-def _ordered(outputs: Mapping[str, Tensor]) -> list[Program]:
-    """Return programs after those that they read, each once. Without recursion: a chain may be long."""
-    order: list[Program] = []
-    done: set[int] = set()
-    waiting = [(tensor.program, False) for tensor in reversed(list(outputs.values()))]
+def _ordered(outputs: Mapping[str, Tensor | Cell]) -> list[Program]:
+    """Return the programs that outputs come from, each once, in the order in which they were made.
+
+    So each comes after those that it reads, and what is written in place is read before it is written again. Without
+    recursion: a chain may be long.
+    """
+    found: dict[int, Program] = {}
+    waiting = [one.program for one in outputs.values() if isinstance(one, Tensor)]
     while waiting:
-        program, read = waiting.pop()
-        if id(program) in done:
-            continue
-        if read:
-            done.add(id(program))
-            order.append(program)
-            continue
-        waiting.append((program, True))
-        sources = [one.program for one in program.inputs.values() if isinstance(one, Tensor)]
-        waiting += [(source, False) for source in reversed(sources)]
-    return order
+        program = waiting.pop()
+        if program.number not in found:
+            found[program.number] = program
+            waiting += [one.program for one in program.inputs.values() if isinstance(one, Tensor)]
+    return [found[number] for number in sorted(found)]
 
 
-def _require_tensor(name: str, given: object) -> None:
-    if isinstance(given, Program):
-        raise FeedError(f"{name} is a program: take one of its outputs, as in program[{next(iter(given.outputs))!r}]")
-    if not isinstance(given, Tensor):
-        raise FeedError(f"{name} is a tensor of a program, not of type {type(given).__name__}")
+def _require_tensors(outputs: Mapping[str, object]) -> None:
+    if not outputs:
+        raise FeedError("nothing is to be computed: name at least one tensor")
+    for name, given in outputs.items():
+        if isinstance(given, Program):
+            output = next(iter(given.outputs))
+            raise FeedError(f"{name} is a program: take one of its outputs, as in program[{output!r}]")
+        if not isinstance(given, Tensor | Cell):
+            raise FeedError(f"{name} is a tensor of a program, not of type {type(given).__name__}")

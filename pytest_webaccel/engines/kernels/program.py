@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.state import Cell
 from pytest_webaccel.errors import ConfigurationError, FeedError
 
 if TYPE_CHECKING:
@@ -81,7 +83,9 @@ Way: TypeAlias = "Callable[[Target, Mapping[str, int]], Dispatch]"
 class Program:
     """A kernel with what it reads and what it computes; ``ways`` are its implementations, by backend.
 
-    ``constants`` are the tunable ones that were asked for; without them they are tuned, or the defaults.
+    ``constants`` are the tunable ones that were asked for; without them they are tuned, or the defaults. ``places`` are
+    the outputs that lie in a state's buffer, which is written in place; ``number`` says in which order programs were
+    made.
     """
 
     kernel: str
@@ -89,6 +93,13 @@ class Program:
     outputs: Mapping[str, Output]
     ways: Mapping[Backend, Way]
     constants: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    places: Mapping[str, Cell] = dataclasses.field(default_factory=dict)
+    number: int = dataclasses.field(default_factory=itertools.count().__next__, init=False)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Buffers of states that it reads or writes."""
+        return [*(one for one in self.inputs.values() if isinstance(one, Cell)), *self.places.values()]
 
     def lowered(self, target: Target, tuned: Mapping[str, int] | None = None) -> Dispatch:
         """Return how ``target`` computes it, with the constants ``tuned`` unless others were asked for.

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
+from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
 from pytest_webaccel.engines.kernels.weights import array_operand
@@ -62,6 +64,8 @@ def layer_norm(
         uniform=(rows, columns, bits),
         workgroups=(rows, 1, 1),
         constants=constants,
+        shapes={"x": (rows, columns)},
+        attributes={"epsilon": float(np.float32(epsilon))},
     )
 
 
@@ -69,7 +73,15 @@ def softmax(x: Floats, *, constants: Mapping[str, int] | None = None) -> Program
     """Return the program of the softmax of ``x``, float32, over its last axis, as ``y``."""
     _floats("x", x)
     rows, columns = _rows(x)
-    return _program("softmax", {"x": x}, x.shape, uniform=(rows, columns), workgroups=(rows, 1, 1), constants=constants)
+    return _program(
+        "softmax",
+        {"x": x},
+        x.shape,
+        uniform=(rows, columns),
+        workgroups=(rows, 1, 1),
+        constants=constants,
+        shapes={"x": (rows, columns)},
+    )
 
 
 def mean_pool(x: Floats, *, normalise: bool = False, constants: Mapping[str, int] | None = None) -> Program:
@@ -107,7 +119,15 @@ def add(a: Floats, b: Floats | Resident[NDArray[Any]], *, constants: Mapping[str
         _floats("b", array)
     if tuple(a.shape[-len(shape) :]) != tuple(shape):
         raise FeedError(f"b is of the shape of the last axes of a, {list(a.shape)}; got {list(shape)}")
-    return _program("add", {"a": a, "b": operand}, a.shape, uniform=(a.size, math.prod(shape)), constants=constants)
+    period = math.prod(shape)
+    return _program(
+        "add",
+        {"a": a, "b": operand},
+        a.shape,
+        uniform=(a.size, period),
+        constants=constants,
+        shapes={"a": (a.size // period, period), "b": (period,)},
+    )
 
 
 def self_attention(
@@ -144,6 +164,7 @@ def self_attention(
         workgroups=(heads, rows, 1),
         constants=constants,
         fixed={"CAUSAL": int(causal)},
+        attributes={"scale": float(factor)},
     )
 
 
@@ -193,7 +214,9 @@ def rope(
 
 def _each(name: str, x: Floats, constants: Mapping[str, int] | None, fixed: Mapping[str, int]) -> Program:
     _floats("x", x)
-    return _program(name, {"x": x}, x.shape, uniform=(x.size,), constants=constants, fixed=fixed)
+    return _program(
+        name, {"x": x}, x.shape, uniform=(x.size,), constants=constants, fixed=fixed, shapes={"x": (x.size,)}
+    )
 
 
 def _program(
@@ -205,10 +228,13 @@ def _program(
     constants: Mapping[str, int] | None,
     workgroups: tuple[int, int, int] | None = None,
     fixed: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    attributes: Mapping[str, float] | None = None,
 ) -> Program:
     """Return a program; without ``workgroups`` an invocation computes one of the ``uniform[0]`` parts after the other.
 
-    How many invocations there are is told behind that number then.
+    How many invocations there are is told behind that number then. ``shapes`` are those under which a builder of graphs
+    reads inputs, where they are others than their own, and ``attributes`` what it is told beside ``fixed``.
     """
     outputs = {"y": Output("float32", shape)}
     form = fixed or {}
@@ -235,7 +261,18 @@ def _program(
             workgroups=groups,
         )
 
-    return Program(name, inputs, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        return on_cpu(name, inputs, outputs, uniform, form, given)
+
+    def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del target
+        ports = {key: Port(key, (shapes or {}).get(key, tuple(one.shape))) for key, one in inputs.items()}
+        told = {**{key.lower(): value for key, value in form.items()}, **(attributes or {})}
+        return graph_dispatch(name, inputs, outputs, given, ports=ports, attributes=told, form=form)
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu, Backend.WEBNN: webnn}
+    return Program(name, inputs, outputs, ways, constants or {})
 
 
 def _floats(name: str, array: Floats) -> None:

@@ -13,6 +13,7 @@ from pytest_webaccel.engines.kernels.dispatch import Constant
 from pytest_webaccel.engines.kernels.program import require
 from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.engines.packing.layout import BLOCK, unpack
+from pytest_webaccel.engines.packing.tiles import code_tiles, tiles
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.dispatch import Operand
 
 __all__ = [
+    "FLOAT_BITS",
     "Form",
     "Matrix",
     "Resident",
@@ -31,8 +33,10 @@ __all__ = [
     "array_operand",
     "by_columns",
     "by_rows",
+    "by_tiles",
     "matrix_form",
     "matrix_operand",
+    "whole",
 ]
 
 T = TypeVar("T")
@@ -42,7 +46,8 @@ Weights: TypeAlias = "Packed | NDArray[Any]"
 #: The same, sent with a program or kept on the device.
 Matrix: TypeAlias = "Weights | Resident[Packed] | Resident[NDArray[Any]]"
 
-_FLOAT_BITS = 32
+#: Bits of weights that are not packed.
+FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +99,7 @@ class Form:
             zeros = weights.zeros is not None
             return cls(weights.bits, weights.group, weights.rows, weights.columns, weights.groups, bits, zeros)
         rows, columns = weights.shape
-        return cls(_FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
+        return cls(FLOAT_BITS, BLOCK, rows, columns, -(-columns // BLOCK))
 
     def constants(self) -> dict[str, int]:
         """Return the constants that tell kernels of it."""
@@ -113,10 +118,14 @@ def matrix_form(name: str, given: Matrix) -> Form:
     return Form.of(value)
 
 
-def matrix_operand(given: Matrix, layout: Callable[[Weights], Words]) -> tuple[Operand, Words]:
-    """Return what is bound for a matrix of weights, and where its parts lie."""
+def matrix_operand(given: Matrix, layout: Callable[[Any], Words], use: str = "") -> tuple[Operand, Words]:
+    """Return what is bound for a matrix of weights, and where its parts lie.
+
+    ``use`` tells apart what a page makes of one layout, by default the name of that.
+    """
     if isinstance(given, Resident):
-        return given.form(layout.__name__, layout)
+        constant, words = given.form(layout.__name__, layout)
+        return Constant(f"{given.key}-{use or layout.__name__}", constant.data), words
     words = layout(given)
     return words.data, words
 
@@ -125,9 +134,14 @@ def array_operand(name: str, given: NDArray[Any] | Resident[NDArray[Any]]) -> tu
     """Return an array of weights, and what is bound for it; raises FeedError for anything else."""
     if isinstance(given, Resident):
         require(np.ndarray, **{name: given.value})
-        return given.value, given.form("whole", Words)[0]
+        return given.value, given.form(whole.__name__, whole)[0]
     require(np.ndarray, **{name: given})
     return given, given
+
+
+def whole(array: NDArray[Any]) -> Words:
+    """Return an array as it is."""
+    return Words(np.ascontiguousarray(array))
 
 
 def by_rows(*parts: Weights) -> Words:
@@ -207,7 +221,7 @@ def width(bits: int) -> int:
 def _columns(weights: Weights, *, quads: bool) -> Words:
     if not isinstance(weights, Packed):
         words = _floats(weights)
-        return _words([_side_by_side(_turned(words.reshape(len(words), -1, BLOCK), quads), _FLOAT_BITS)], [], [])
+        return _words([_side_by_side(_turned(words.reshape(len(words), -1, BLOCK), quads), FLOAT_BITS)], [], [])
     codes = _turned(unpack(weights.words, weights.bits).reshape(weights.rows, -1, BLOCK), quads)
     words = np.zeros((*codes.shape[:2], weights.bits), np.uint32)
     for code, pieces in enumerate(slots(weights.bits)):
@@ -241,6 +255,14 @@ def _together(array: NDArray[Any], count: int) -> NDArray[Any]:
     filled = np.zeros((rows, -(-groups // count) * count), array.dtype)
     filled[:, :groups] = array
     return filled.reshape(rows, -1, count).transpose(1, 0, 2)
+
+
+def by_tiles(weights: Weights) -> Words:
+    """Return weights 16 rows side by side (``kernels/matmul_nbits/matmul_nbits.c``)."""
+    if not isinstance(weights, Packed):
+        return _words([tiles(_floats(weights))], [], [])
+    zeros = [] if weights.zeros is None else [tiles(weights.zeros)]
+    return _words([code_tiles(unpack(weights.words, weights.bits), weights.bits)], [tiles(weights.scales)], zeros)
 
 
 def _floats(weights: NDArray[Any]) -> NDArray[np.uint32]:

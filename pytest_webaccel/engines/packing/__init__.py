@@ -6,8 +6,9 @@ How bits lie in words is in :mod:`~pytest_webaccel.engines.packing.layout`, what
 
 from __future__ import annotations
 
+from pytest_webaccel.engines.packing.calibrated import calibrated
 from pytest_webaccel.engines.packing.layout import BITS, GROUPS, pack, unpack
-from pytest_webaccel.engines.packing.mixed import allot
+from pytest_webaccel.engines.packing.mixed import mix
 from pytest_webaccel.engines.packing.nbits import NBits, from_matmul_nbits, to_matmul_nbits
 from pytest_webaccel.engines.packing.packed import Packed
 from pytest_webaccel.engines.packing.quantise import Search, quantise
@@ -18,8 +19,9 @@ __all__ = [
     "NBits",
     "Packed",
     "Search",
-    "allot",
+    "calibrated",
     "from_matmul_nbits",
+    "mix",
     "pack",
     "quantise",
     "to_matmul_nbits",

@@ -21,7 +21,7 @@ from pytest_webaccel.errors import ConfigurationError, FeedError
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Search", "quantise"]
+__all__ = ["Search", "coded", "quantise"]
 
 
 class Search(enum.StrEnum):
@@ -95,14 +95,30 @@ def _rows(
     groups = -(-columns // group)
     padded = np.zeros((rows, groups * group), np.float32)
     padded[:, :columns] = weights
-    values = padded.reshape(rows, groups, group)
+    return coded(padded.reshape(rows, groups, group), bits, kind, search, zero_points=zero_points)
+
+
+def coded(
+    values: NDArray[np.float32],
+    bits: int,
+    kind: np.dtype[Any],
+    search: Search,
+    *,
+    zero_points: bool,
+    importance: NDArray[np.float32] | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]:
+    """Return codes of ``values`` (rows, groups, group), with scales of type ``kind`` and zeros (rows, groups).
+
+    ``importance`` (group) is how much the square of an error counts at each place of a group, 1 by default.
+    """
+    counts = np.ones(values.shape[-1], np.float32) if importance is None else importance
     base = _ranged(values, bits) if zero_points else _extreme(values, bits)
     best = _coded(values, base, bits, kind, zero_points=zero_points)
     if search is Search.MSE:
-        least = _error(values, best)
+        least = _error(values, best, counts)
         for factor in _FACTORS:
             other = _coded(values, base * factor, bits, kind, zero_points=zero_points)
-            error = _error(values, other)
+            error = _error(values, other, counts)
             better = error < least
             least = np.where(better, error, least)
             best = (
@@ -131,7 +147,7 @@ def _ranged(values: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
 def _coded(
     values: NDArray[np.float32], scale: NDArray[np.float32], bits: int, kind: np.dtype[Any], *, zero_points: bool
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]:
-    """Return codes, scales as they are stored, and zeros."""
+    """Return codes under a scale, the scale as it is stored, and zeros."""
     with np.errstate(over="ignore"):
         stored = scale.astype(kind)
     if not np.isfinite(stored).all():
@@ -152,10 +168,12 @@ def _coded(
 
 
 def _error(
-    values: NDArray[np.float32], coded: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]]
+    values: NDArray[np.float32],
+    found: tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.uint8]],
+    counts: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    codes, scale, zeros = coded
+    codes, scale, zeros = found
     levels = codes.astype(np.float32) - zeros[..., None].astype(np.float32)
     off = (levels * scale.astype(np.float32)[..., None]).astype(np.float64) - values
-    error: NDArray[np.float64] = np.einsum("rgi,rgi->rg", off, off)
+    error: NDArray[np.float64] = np.einsum("rgi,rgi,i->rg", off, off, counts)
     return error

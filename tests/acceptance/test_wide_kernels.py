@@ -1,0 +1,53 @@
+"""Kernels on many drawn shapes and values: most on Deno, which starts at once; a few on browsers, which confirm them.
+
+KERNEL_EXAMPLES=200 has each test of the suite draw so many.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pytest_webaccel import browsers
+from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.terms import Browser, Lane
+from tests.acceptance.lanes import KERNEL_LANES
+
+CACHE = cache_root()  # before pytester moves HOME
+SUITE = Path(__file__).with_name("wide_kernels.py")
+#: A second software adapter beside SwiftShader, where it is installed.
+LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+
+
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, examples: int) -> pytest.RunResult:
+    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    if browsers.find(lane.browser) is None:
+        pytest.skip(
+            f"no {lane.browser} is here: {'pip install deno' if lane.browser is Browser.DENO else 'install it'}"
+        )
+    monkeypatch.setenv("KERNEL_EXAMPLES", os.environ.get("KERNEL_EXAMPLES", str(examples)))
+    pytester.makepyfile(test_it=SUITE.read_text(encoding="utf-8"))
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--webaccel-lanes={lane}", timeout=1800)
+    result.assert_outcomes(passed=8)
+    return result
+
+
+# Without a shader to compile, an example takes next to no time.
+@pytest.mark.parametrize(("backend", "examples"), [("webgpu", 12), ("cpu", 60)])
+def test_on_deno(pytester, monkeypatch, backend, examples):
+    run(pytester, monkeypatch, Lane.parse(f"deno:{backend}"), examples)
+
+
+@pytest.mark.skipif(not LAVAPIPE.is_file(), reason="no lavapipe is here: apt-get install mesa-vulkan-drivers")
+def test_on_denos_second_adapter(pytester, monkeypatch):
+    for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        monkeypatch.setenv(variable, str(LAVAPIPE))
+    result = run(pytester, monkeypatch, Lane.parse("deno:webgpu"), 4)
+    result.stdout.fnmatch_lines(["lane deno:webgpu: *llvmpipe*"])
+
+
+@pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
+def test_browsers_confirm(pytester, monkeypatch, lane):
+    run(pytester, monkeypatch, lane, 4)
