@@ -75,8 +75,14 @@ def start_worker(table: Sequence[ProbeResult]) -> Worker:
     return Worker(table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None)
 
 
-def finish(name: str, rows: list[dict[str, Any]], table: Sequence[ProbeResult], out: Path | None) -> None:
-    """Print the rows as a table, and write them."""
+def finish(
+    name: str,
+    rows: list[dict[str, Any]],
+    table: Sequence[ProbeResult],
+    out: Path | None,
+    summary: Sequence[str] = (),
+) -> None:
+    """Print the rows as a table, and what they come to, and write them."""
     about = machine(table)
     print(f"{name} on {about['cores']} cores, {about['memory_gib']} GiB, {about['system']}, Python {about['python']}")
     columns = list(dict.fromkeys(key for entry in rows for key in entry))
@@ -84,9 +90,12 @@ def finish(name: str, rows: list[dict[str, Any]], table: Sequence[ProbeResult], 
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    for told in summary:
+        print(told)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"benchmark": name, "machine": about, "rows": rows}, indent=1) + "\n")
+        data = {"benchmark": name, "machine": about, **({"summary": list(summary)} if summary else {}), "rows": rows}
+        out.write_text(json.dumps(data, indent=1) + "\n")
         print(f"written: {out}")
 
 

@@ -244,6 +244,7 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
         }
         beside = better(samples, sample) if sample.name == "ours" else None
         if beside is not None:
+            told["peer"], told["peer_ms"] = beside.name, statistics.median(beside.times)
             told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
         rows.append(told)
     return rows
@@ -326,9 +327,7 @@ def main(given: Sequence[str] | None = None) -> int:
         table = tuple(probe for probe in lanes_table([browser]) if probe.works)
         rows += compared(browser, table, options)
         whole += table
-    for line in summary(rows):
-        print(line)
-    finish("kernels", rows, whole, options.out)
+    finish("kernels", rows, whole, options.out, summary(rows))
     return 0
 
 

@@ -3,7 +3,7 @@
 A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
 under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
 state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are
-kept likewise.
+kept likewise, and the rows of all implementations of kernels.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ def table(data: dict[str, Any]) -> str:
     machine, rows = data["machine"], data["rows"]
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     lanes = "; ".join(f"{name}: {about}" for name, about in machine["lanes"].items())
-    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "lane"]
+    apart = len({row.get("lane") for row in rows}) > 1
+    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if apart or name != "lane"]
     lines = [
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, Python {machine['python']}, "
         f"{packages}. {lanes + '.' if lanes else ''}".strip(),
         "",
+        *(f"- {line}" for line in data.get("summary", ())),
+        *([""] if data.get("summary") else []),
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",
     ]
@@ -105,6 +108,13 @@ def publish_soak(data: dict[str, Any], faults: Path) -> str:
     return table(data)
 
 
+def publish_kernels(data: dict[str, Any]) -> str:
+    """Write all implementations' rows; return the Markdown of ours, each with the better peer."""
+    (RESULTS.parent / "data" / "kernels.json").write_text(json.dumps(impersonal(data), indent=1) + "\n")
+    ours = [row for row in data["rows"] if row["implementation"] == "ours"]
+    return table({**data, "rows": ours})
+
+
 def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> None:
     text = RESULTS.read_text()
     for path in paths:
@@ -114,6 +124,8 @@ def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> N
                 body = publish_matrix(data, trials)
             case "soak":
                 body = publish_soak(data, faults)
+            case "kernels":
+                body = publish_kernels(data)
             case _:
                 body = table(data)
         text = put(text, data["benchmark"], body)

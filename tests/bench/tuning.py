@@ -163,9 +163,7 @@ def main(given: Sequence[str] | None = None) -> int:
         found = tuned(probe, options)
         rows += found
         lines += summary(found, f"{probe.lane}, {probe.adapter}")
-    for line in lines:
-        print(line)
-    finish("tuning", rows, table, options.out)
+    finish("tuning", rows, table, options.out, lines)
     return 0
 
 
