@@ -1,6 +1,6 @@
 """Puts the figures that benchmarks wrote into ``docs/results.md``: ``python -m tests.bench.publish FILE...``.
 
-A table there is whatever the file says, so nobody types a figure. With the recovery matrix come its figure, its rows
+A table there is whatever the files say, so nobody types a figure; several files of one benchmark are one table. With the recovery matrix come its figure, its rows
 under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
 state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are
 kept likewise, and the rows of all implementations of kernels.
@@ -115,11 +115,25 @@ def publish_kernels(data: dict[str, Any]) -> str:
     return table({**data, "rows": ours})
 
 
+def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return two runs of one benchmark, on other lanes or adapters of one machine, as one."""
+    machine = first["machine"]
+    if any(machine[key] != value for key, value in second["machine"].items() if key != "lanes"):
+        raise SystemExit(f"the two runs of {first['benchmark']} are from machines that differ")
+    lanes = {**machine["lanes"], **second["machine"]["lanes"]}
+    both = {key: [*first.get(key, []), *second.get(key, [])] for key in ("summary", "rows")}
+    return {**first, "machine": {**machine, "lanes": lanes}, **both}
+
+
 def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> None:
     text = RESULTS.read_text()
+    told: dict[str, dict[str, Any]] = {}
     for path in paths:
         data = json.loads(Path(path).read_text())
-        match data["benchmark"]:
+        name = data["benchmark"]
+        told[name] = joined(told[name], data) if name in told else data
+    for name, data in told.items():
+        match name:
             case "recovery":
                 body = publish_matrix(data, trials)
             case "soak":
@@ -128,7 +142,7 @@ def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> N
                 body = publish_kernels(data)
             case _:
                 body = table(data)
-        text = put(text, data["benchmark"], body)
+        text = put(text, name, body)
     RESULTS.write_text(text)
 
 
