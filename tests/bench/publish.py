@@ -1,9 +1,9 @@
 """Puts the figures that benchmarks wrote into ``docs/results.md``: ``python -m tests.bench.publish FILE...``.
 
-A table there is whatever the files say, so nobody types a figure; several files of one benchmark are one table. With the recovery matrix come its figure, its rows
-under ``docs/data``, and its trials beside them, packed, where they are small enough to be kept: unpacked, they are a
-state file that ``python -m tests.bench.recovery --state`` goes on with, on such a machine. The faults of a soak are
-kept likewise, and the rows of all implementations of kernels.
+A table there is whatever the files say, so nobody types a figure; several files of one benchmark are one table. With
+the recovery matrix come its figure, its rows under ``docs/data``, and its trials beside them, packed, where they are
+small enough to be kept: unpacked, they are a state file that ``python -m tests.bench.recovery --state`` goes on with
+on such a machine. The faults of a soak are kept likewise, and the rows of all implementations of kernels.
 """
 
 from __future__ import annotations
