@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.engines.kernels import Computation
-from pytest_webaccel.errors import ModelError
+from pytest_webaccel.errors import ConfigurationError, ModelError, WebAccelError
 from pytest_webaccel.pool.request import KernelRun
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Timings", "run_kernels", "timings"]
 
 
+_log = logging.getLogger(__name__)
 #: Milliseconds or bytes that no page can mean.
 _MOST = 2**53
 
@@ -45,11 +47,16 @@ async def run_kernels(lease: Lease, computation: Computation, *, deadline: float
     for what the lane cannot run, before anything is sent, ModelError where a kernel fails.
     """
     computation.require_current()
+    if repeats and computation.writes:
+        raise ConfigurationError("what writes a state runs once: it cannot be repeated with the clock beside it")
     reply = await _dispatched(lease, computation, deadline, repeats)
     computation.commit()
     if (state := computation.state) is not None and len(state.log) >= state.checkpoint:
         cells = [state.cell(name) for name in state.sizes]
-        state.save((await _dispatched(lease, Computation({cell.key: cell for cell in cells}), deadline, 0)).tensors)
+        try:
+            state.save((await _dispatched(lease, Computation({cell.key: cell for cell in cells}), deadline, 0)).tensors)
+        except WebAccelError as error:  # the answer is there; the next computation tries again
+            _log.warning("lane %s: a state could not be fetched to be kept: %s", lease.lane.name, error)
     return reply
 
 

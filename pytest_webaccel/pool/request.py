@@ -13,7 +13,7 @@ from pytest_webaccel.errors import (
     ModelError,
     RemoteError,
 )
-from pytest_webaccel.pool.kept import restore, send_kernel
+from pytest_webaccel.pool.kept import kernel_answer, restore, send_kernel
 from pytest_webaccel.terms import Damage, Symptom
 
 if TYPE_CHECKING:
@@ -213,7 +213,12 @@ class KernelRun(Request["Reply"]):
             raise LaneUnavailableError(f"{station.lane} cannot stand in: {error}") from error
 
     def _send(self, station: Station, deadline: float, *, hold: bool) -> int:
-        return send_kernel(station, self._fitting(station), self._repeats, deadline=deadline, hold=hold)
+        state = self._computation.state
+        if state is not None and station.kept.versions.get(state.key, 0) != state.version:
+            raise LaneUnavailableError(f"{station.lane} has not been brought the state that kernels go on from")
+        written = state if self._computation.writes else None
+        plan = self._fitting(station)
+        return send_kernel(station, plan, self._repeats, written=written, deadline=deadline, hold=hold)
 
     async def ready(self) -> None:
         """Bring the state that it goes on from to the station in service."""
@@ -224,16 +229,7 @@ class KernelRun(Request["Reply"]):
             await restore(state, station, lambda work: self._fitting(station, work), deadline)
 
     async def _answer(self, station: Station, request_id: int) -> Reply:
-        try:
-            reply = await station.channel.answer(request_id)
-        except RemoteError as error:
-            words = " ".join(str(error).split())
-            if error.kind == "not_held":  # another page, or another device, than the one that was sent to before
-                now = asyncio.get_running_loop().time()
-                damage = Damage(Symptom.PAGE_REPLACED, f"the page lost what kernels keep: {words}"[:300], now)
-                raise DamagedLaneError(damage, str(station.lane)) from error
-            raise ModelError(f"kernel {self._plan.kernel} failed on {station.lane}: {words}") from error
-        station.kept.add(self._fitting(station))
+        reply = await kernel_answer(station, self._fitting(station), request_id)
         if (state := self._computation.state) is not None:
             station.kept.versions[state.key] = state.version + self._computation.writes
         for name, output in self._plan.wanted.items():

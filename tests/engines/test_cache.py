@@ -124,6 +124,30 @@ def test_a_cache_that_was_gone_on_from_is_refused():
     Computation({"y": second.attention(QUERY)}).require_current()
 
 
+def test_a_cache_is_gone_on_from_once():
+    first = DeviceCache(CacheLayout(FORM, 100)).append(*tokens(3))
+    one, other = first.append(*tokens(1)), first.append(*tokens(2))
+    later = one.append(*tokens(40))
+    for views in ((one, other), (one, later)):
+        with pytest.raises(ConfigurationError, match="a cache cannot be gone on from twice"):
+            Computation({str(at): view.attention(QUERY) for at, view in reversed(list(enumerate(views)))})
+    before = one.attention(QUERY)
+    with pytest.raises(ConfigurationError, match="a cache cannot be gone on from twice"):
+        Computation({"before": before, "after": later.attention(QUERY)})
+    seen = first.attention(QUERY)
+    after = first.append(*tokens(40)).attention(QUERY)
+    assert len(Computation({"seen": seen, "after": after}).programs) == 6
+
+
+def test_an_array_that_several_programs_read_travels_once():
+    keys, values = tokens(90)
+    assert sum(
+        array.nbytes for array in planned(DeviceCache(CacheLayout(FORM, 100)).append(keys, values)).inputs.values()
+    ) == (keys.nbytes + values.nbytes + QUERY.nbytes)
+    many = DeviceCache(CacheLayout(WHOLE, 9), evict=True).append(*tokens(1000))
+    assert len(planned(many).dispatches) < 1000 / 9 + 3
+
+
 def test_caches_that_are_computed_with_together_share_a_state():
     layout = CacheLayout(FORM, 40)
     apart = [DeviceCache(layout).append(*tokens(1)) for _ in range(2)]

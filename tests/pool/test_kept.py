@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytest_webaccel.engines.kernels import Computation
+from pytest_webaccel.engines.kernels import Computation, State
 from pytest_webaccel.engines.kernels.cache import CacheLayout, DeviceCache
 from pytest_webaccel.engines.packing.cache import CacheForm
-from pytest_webaccel.pool.kept import Kept, restore
+from pytest_webaccel.errors import ModelError, RemoteError
+from pytest_webaccel.pool.kept import Kept, restore, send_kernel
 from pytest_webaccel.terms import Evidence, Lane, ProbeResult
 
 PROBE = ProbeResult(Lane.parse("chromium:webgpu"), works=True, evidence=Evidence.SOFTWARE)
@@ -23,11 +24,13 @@ QUERY = np.ones((2, 4), np.float32)
 class Station:
     """Takes down which kernels it is asked for, and what is sent along."""
 
+    lane = PROBE.lane
+
     def __init__(self) -> None:
         self.kept = Kept()
         self.asked: list[tuple[list[str], set[str]]] = []
         self.channel = types.SimpleNamespace(send=self._send, answer=self._answer, abandon=lambda request: None)
-        self.fails = 0
+        self.fails = self.wrong = 0
 
     def _send(self, op: str, args: dict[str, Any], *, tensors: dict[str, Any], **_: Any) -> int:
         assert op == "kernel"
@@ -37,6 +40,8 @@ class Station:
     async def _answer(self, request: int) -> None:
         if request == self.fails:
             raise ConnectionError
+        if request == self.wrong:
+            raise RemoteError("kernel", "out of memory")
 
     async def unless_fatal(self, work: Any) -> Any:
         return await work
@@ -94,13 +99,20 @@ def test_after_a_checkpoint_the_buffers_are_sent_and_what_led_to_them_is_not_run
     assert brought(cache, behind) == [[], ["kv_append", "attention"]], "what it has lies before the checkpoint"
 
 
-def test_one_that_broke_on_the_way_goes_on_where_it_was():
+def test_one_that_broke_on_the_way_begins_anew():
     cache, station = stepped(3), Station()
     station.fails = 3
     with pytest.raises(ConnectionError):
         brought(cache, station)
-    assert station.kept.versions[cache.state.key] == 1
-    assert brought(cache, station) == [["kv_append", "attention"]] * 2
+    assert cache.state.key not in station.kept.versions, "it may have run, or not"
+    assert brought(cache, station) == [[], *[["kv_append", "attention"]] * 3]
+
+
+def test_a_step_that_fails_is_the_kernels_own_error():
+    cache, station = stepped(1), Station()
+    station.wrong = 2
+    with pytest.raises(ModelError, match=r"kernel 2 programs .* failed on chromium:webgpu: .*out of memory"):
+        brought(cache, station)
 
 
 def test_one_that_ran_ahead_of_what_was_answered_begins_anew():
@@ -108,3 +120,17 @@ def test_one_that_ran_ahead_of_what_was_answered_begins_anew():
     brought(cache, station)
     station.kept.versions[cache.state.key] = 2
     assert brought(cache, station) == [[], ["kv_append", "attention"]]
+
+
+def test_what_a_run_was_not_answered_for_is_not_known():
+    cache, station = stepped(1), Station()
+    brought(cache, station)
+    plan = Computation({"y": cache.append(ONE, ONE).attention(QUERY)}).plan(PROBE)
+    there: Any = station
+    send_kernel(there, plan, written=cache.state, deadline=1.0)
+    assert brought(cache, station) == [[], ["kv_append", "attention"]]
+    station.kept.versions.clear()
+    new = DeviceCache(cache.layout, state=State(cache.layout.sizes))
+    station.kept.keys |= new.state.keys
+    assert brought(new, station) == []
+    assert not station.kept.keys & new.state.keys, "its first run makes the buffers anew"

@@ -116,6 +116,7 @@ def attended(
 def _webnn(
     query: NDArray[Any], cache: KVCache, scale: float | None, outputs: Mapping[str, Output]
 ) -> Callable[[Target, Mapping[str, int]], Dispatch]:
+    """Return how WebNN computes it, of the tokens that the cache holds now."""
     form = cache.form
     attributes = {
         "bits": form.bits,
@@ -125,21 +126,22 @@ def _webnn(
         "scale": float(np.float32(form.dim**-0.5 if scale is None else scale)),
     }
 
+    operands: dict[str, Operand] = {"q": query}
+    ports = {"q": Port("q", (form.heads, form.dim))}
+    for kind, blocks, recent in (
+        ("key", cache.key_blocks, cache.recent_keys),
+        ("value", cache.value_blocks, cache.recent_values),
+    ):
+        if blocks:
+            words = by_rows(*blocks)
+            operands[kind] = words.data
+            ports |= packed_ports(kind, Form.of(blocks[0]), words, len(blocks), f"{kind}_")
+        if len(recent):
+            operands[f"recent_{kind}s"] = recent.astype(np.float32)
+            ports[f"recent_{kind}s"] = Port(f"recent_{kind}s", recent.shape)
+
     def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
         del target
-        operands: dict[str, Operand] = {"q": query}
-        ports = {"q": Port("q", (form.heads, form.dim))}
-        for kind, blocks, recent in (
-            ("key", cache.key_blocks, cache.recent_keys),
-            ("value", cache.value_blocks, cache.recent_values),
-        ):
-            if blocks:
-                words = by_rows(*blocks)
-                operands[kind] = words.data
-                ports |= packed_ports(kind, Form.of(blocks[0]), words, len(blocks), f"{kind}_")
-            if len(recent):
-                operands[f"recent_{kind}s"] = recent.astype(np.float32)
-                ports[f"recent_{kind}s"] = Port(f"recent_{kind}s", recent.shape)
         return graph_dispatch(
             "attention", operands, outputs, given, ports=ports, attributes=attributes, form=fixed(form)
         )

@@ -211,12 +211,14 @@ class DeviceCache:
     def _take(self, keys: Floats, values: Floats, first: int) -> int:
         """Append tokens from ``first`` on, as many as there is room for before something is quantised or evicted."""
         layout = self.layout
-        full = self._recent == layout.slots
-        if full:  # all are kept whole
+        left = keys.shape[0] - first
+        if self._recent == layout.slots:  # all are kept whole
             if not self._evict:
                 raise FeedError(f"the cache holds {len(self)} tokens, and has room for no more")
-            self._slot, self._recent, self._whole = (self._slot + 1) % layout.slots, self._recent - 1, self._whole + 1
-        count = min(keys.shape[0] - first, layout.slots - self._recent)
+            gone = min(left, layout.slots)
+            self._slot, self._recent = (self._slot + gone) % layout.slots, self._recent - gone
+            self._whole += gone
+        count = min(left, layout.slots - self._recent)
         self._write_recent(keys, values, first, count)
         self._recent += count
         if self._recent == layout.slots and layout.form.window < layout.capacity:

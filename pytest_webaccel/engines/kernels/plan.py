@@ -72,6 +72,7 @@ class Plan:
                     temporaries[f"t{at}-{name}"] = output.nbytes
         inputs: dict[str, NDArray[Any]] = {}
         constants: dict[str, NDArray[Any]] = {}
+        sent: dict[int, str] = {}  # an array that several read travels once
 
         def buffer(at: int, name: str) -> str:
             given = dispatches[at].inputs.get(name)
@@ -86,8 +87,9 @@ class Plan:
             elif given is None:
                 raise ConfigurationError(f"kernel {order[at].kernel}: nothing was given for {name}")
             elif not isinstance(given, Cell):
-                inputs[f"i{at}-{name}"] = given
-                return f"i{at}-{name}"
+                key = sent.setdefault(id(given), f"i{at}-{name}")
+                inputs[key] = given
+                return key
             return given.key
 
         cells = [cell for program in order for cell in program.cells]
@@ -194,7 +196,8 @@ class Plan:
 class Computation:
     """Tensors that are to be computed, on whichever lane: it has a plan for each. ``lower`` makes its dispatches.
 
-    ``state`` is the one that it reads or writes. Raises ConfigurationError where there are several.
+    ``state`` is the one that it reads or writes. Raises ConfigurationError where there are several, or where a buffer
+    of it is read as it was before something else wrote it.
     """
 
     def __init__(self, outputs: Mapping[str, Tensor | Cell], lower: Lower = untuned) -> None:
@@ -208,6 +211,7 @@ class Computation:
                 f"one state at most goes into a computation, not {len(states)}: compute them apart"
             )
         self.state: State | None = states[0] if states else None
+        _require_one_line(self.programs, self._outputs)
         self._lower = lower
         self._plans: list[tuple[ProbeResult, Plan]] = []
 
@@ -258,6 +262,32 @@ def _ordered(outputs: Mapping[str, Tensor | Cell]) -> list[Program]:
             found[program.number] = program
             waiting += [one.program for one in program.inputs.values() if isinstance(one, Tensor)]
     return [found[number] for number in sorted(found)]
+
+
+def _require_one_line(programs: Sequence[Program], outputs: Mapping[str, Tensor | Cell]) -> None:
+    """Raise ConfigurationError where a buffer that is written in place is read as it was before: it is no more."""
+    last: dict[str, Program] = {}
+
+    def look(given: object) -> None:
+        wrote = None
+        if isinstance(given, Tensor) and given.name in given.program.places:
+            key, wrote = given.program.places[given.name].key, given.program
+        elif isinstance(given, Cell):
+            key = given.key
+        else:
+            return
+        if last.get(key) is not wrote:
+            raise ConfigurationError(
+                "a cache cannot be gone on from twice, nor looked into as it was before tokens that are appended "
+                "with it: go on from what the last append gave, or compute what is wanted of it before"
+            )
+
+    for program in programs:
+        for given in program.inputs.values():
+            look(given)
+        last.update({place.key: program for place in program.places.values()})
+    for given in outputs.values():
+        look(given)
 
 
 def _require_tensors(outputs: Mapping[str, object]) -> None:

@@ -52,9 +52,10 @@ class State:
     """Buffers that stay on a lane's device, zeros at first; ``sizes`` are bytes by name, multiples of 4.
 
     Each computation that writes them makes their next version. Where a lane has lost them, by a fault or the end of
-    the test, the computations since the last ``checkpoint`` are run again in turn: so what a program writes must depend
-    on nothing but the version before, and be the same where it is run twice. After so many versions the buffers are
-    fetched and kept, and what led to them is forgotten.
+    the test, or where it is not known whether a run wrote them, the computations since the last ``checkpoint`` are run
+    again in turn from what was there before: so what a program writes must depend on nothing but that. After so many
+    versions the buffers are fetched and kept, and what led to them is forgotten. A device keeps them until the test
+    ends.
     """
 
     def __init__(self, sizes: Mapping[str, int], *, checkpoint: int = 64) -> None:
@@ -75,6 +76,11 @@ class State:
         #: The buffers by their keys as they were then; none where they were zeros.
         self.saved: dict[str, NDArray[Any]] = {}
         self._written: dict[str, Program] = {}
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The names that its buffers have on a device."""
+        return frozenset(self.cell(name).key for name in self.sizes)
 
     @property
     def nbytes(self) -> int:
