@@ -88,7 +88,8 @@ class Bench:
         self._lease = lease
         self._options = options
 
-    def row(self, kernel: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def row(self, kernel: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what one case gains; None where it does not run untuned, or no more as it was tuned."""
         kept = {name: Resident(one) if name in KEPT.get(kernel, ()) else one for name, one in inputs.items()}
         tuner = Tuner(self._worker, self._lease, "bench", Choices(None), lambda line: None)
         seconds = self._options.seconds
@@ -104,8 +105,13 @@ class Bench:
                     times.pop(name)
                 else:
                     times[name].append(took)
+            if not {"untuned", "tuned"} <= set(arms):
+                break
         work = self._lease.lane.here.free_constants(deadline=_DEADLINE_S)
         self._worker.call(work, deadline=_DEADLINE_S)
+        if lost := {"untuned", "tuned"} - set(arms):
+            print(f"left out: a case of {kernel} that does not run {' nor '.join(sorted(lost))}", flush=True)
+            return None
         changed = {name: value for name, value in best.items() if untuned[name] != value}
         told: dict[str, Any] = {"candidates": len(tuning.timings), "n": len(times["tuned"])}
         told |= {f"{name}_ms": statistics.median(took) for name, took in times.items() if name != "other"}
@@ -138,6 +144,8 @@ def summary(rows: Sequence[Mapping[str, Any]], about: str) -> list[str]:
     lines = []
     for name, what in (("gain", "tuned"), ("of_256", "a WORKGROUP of 256 everywhere")):
         found = [row for row in rows if name in row]
+        if not found:
+            continue
         mean = statistics.geometric_mean([row[name] for row in found])
         errors = [math.log(row[f"{name}_high"] / row[f"{name}_low"]) / 2 for row in found]
         off = math.sqrt(sum(error**2 for error in errors)) / len(errors)
@@ -177,7 +185,9 @@ def tuned(probe: ProbeResult, options: argparse.Namespace) -> list[dict[str, Any
             for name, (kernel, inputs) in cases(quick=options.quick).items():
                 assert _OTHER in manifest(kernel).tunable["WORKGROUP"], kernel
                 about = {"kernel": kernel, "shape": name, "lane": str(probe.lane), "adapter": probe.adapter}
-                rows.append({**about, **bench.row(kernel, inputs), "evidence": str(probe.evidence)})
+                if (found := bench.row(kernel, inputs)) is None:
+                    continue
+                rows.append({**about, **found, "evidence": str(probe.evidence)})
                 print(f"{kernel}, {name}: {rows[-1]['gain']:.2f} ({rows[-1]['tuned']})", flush=True)
     finally:
         worker.stop()
