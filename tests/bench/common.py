@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def arguments(name: str, given: Sequence[str] | None = None, *, backend: bool = False) -> argparse.Namespace:
+def arguments(
+    name: str,
+    given: Sequence[str] | None = None,
+    *,
+    backend: bool = False,
+    quick: str = "a small sample, under two minutes",
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}")
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
-    parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
+    parser.add_argument("--quick", action="store_true", help=quick)
     if backend:
         parser.add_argument("--backend", type=Backend, choices=list(Backend), default=Backend.WEBGPU)
     return parser.parse_args(given)

@@ -7,7 +7,8 @@ mean reciprocal rank. ``device_bytes`` is what the page's device keeps of weight
 are of 95 %.
 
 ``calibrated`` is 4 bits with zero points in groups of 32, tables rounded to nearest. ``mixed`` is what is best within
-15 % of the bytes of float32. Both are calibrated on other texts (``tests/bench/calibration.py``).
+15 % of the bytes of float32. Both are calibrated on other texts (``tests/bench/calibration.py``); ``--quick`` leaves
+them out.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def measure(
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    options = arguments("minilm", given, backend=True)
+    options = arguments("minilm", given, backend=True, quick="six pairs, nothing calibrated: under two minutes")
     table = tuple(probe for probe in chromium_table() if probe.lane.backend is options.backend)
     if not table:
         raise SystemExit(f"no lane of Chromium on {options.backend} works here")
@@ -117,10 +118,11 @@ def main(given: Sequence[str] | None = None) -> int:
     right = np.array([embedded(plain.weight, one, layers=plain.layers, heads=plain.heads) for one in ids])
     reference = retrieved(right)
     print(f"float64 in NumPy: at_1 {reference['at_1']:.3f}, mrr {reference['mrr']}", flush=True)
-    rounding = Rounding(plain, texts(model), [model.ids(text) for text in TEXTS[::_EVERY]])
     arms: dict[str, Mapping[str, Any]] = {str(bits): {"bits": bits} for bits in (32, 8, 4, 3, 2)}
-    arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
-    arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}
+    if not options.quick:
+        rounding = Rounding(plain, texts(model), [model.ids(text) for text in TEXTS[::_EVERY]])
+        arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
+        arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}
     worker, rows = start_worker(table), []
     try:
         for probe in table:
