@@ -33,7 +33,7 @@ from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.pool.kernels import run_kernels
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import CPU_PROVIDER, Backend, Browser, Lane, OrtBuild
-from tests.bench.common import finish, start_worker
+from tests.bench.common import finish, ratio_of_medians, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -70,8 +70,6 @@ _ABOUT: Mapping[Backend, str] = {
 _SUFFIX = "ExecutionProvider"
 #: What ``placed`` calls onnxruntime-web's wasm.
 _WASM = CPU_PROVIDER.removesuffix(_SUFFIX)
-#: Resamplings of an interval.
-_RESAMPLINGS = 2000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -234,17 +232,6 @@ def better(samples: Sequence[Sample], ours: Sample) -> Sample | None:
     return min(valid, key=lambda one: statistics.median(one.times), default=None)
 
 
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
-    """Return the ratio of the medians and its bootstrap interval of 95 %."""
-    chance = np.random.default_rng(0)
-    drawn = [
-        np.median(chance.choice(theirs, len(theirs))) / np.median(chance.choice(ours, len(ours)))
-        for _ in range(_RESAMPLINGS)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return statistics.median(theirs) / statistics.median(ours), float(low), float(high)
-
-
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
     rows = []
     for sample in samples:
@@ -274,7 +261,7 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
         beside = better(samples, sample) if sample.name == "ours" else None
         if beside is not None:
             told["peer"], told["peer_ms"] = beside.name, statistics.median(beside.times)
-            told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
+            told["ratio"], told["ratio_low"], told["ratio_high"] = ratio_of_medians(beside.times, sample.times)
         rows.append(told)
     return rows
 

@@ -23,7 +23,7 @@ from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise, wilson
 from tests.bench.calibration import TEXTS, texts
-from tests.bench.common import arguments, chromium_table, finish, start_worker
+from tests.bench.common import RESAMPLINGS, arguments, chromium_table, finish, start_worker
 from tests.bench.pretrained import fetched
 from tests.bench.rounding import Rounding
 from tests.bench.sentences import PAIRS
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.worker import Worker
 
 _DEADLINE_S = 120.0
-_RESAMPLES = 2000
 _REPEATS = 1
 #: Of all bytes of float32, what the mixed model may take.
 _SHARE = 0.15
@@ -56,7 +55,7 @@ def ranks(questions: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
 def meant(name: str, values: NDArray[Any]) -> dict[str, str]:
     """Return the mean of ``values`` and its interval, by percentile bootstrap, to four digits."""
     chance = np.random.default_rng(0)
-    means = chance.choice(values, (_RESAMPLES, len(values))).mean(1)
+    means = chance.choice(values, (RESAMPLINGS, len(values))).mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return {name: f"{values.mean():.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
 

@@ -26,7 +26,7 @@ from pytest_webaccel.faces.choices import Choices
 from pytest_webaccel.faces.tuning import Tuner
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.terms import Backend, Browser
-from tests.bench.common import finish, start_worker
+from tests.bench.common import finish, median_of_ratios, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import ProbeResult
 
 _DEADLINE_S = 120.0
-_RESAMPLINGS = 2000
 _OTHER = 256
 
 
@@ -115,9 +114,9 @@ class Bench:
         changed = {name: value for name, value in best.items() if untuned[name] != value}
         told: dict[str, Any] = {"candidates": len(tuning.timings), "n": len(times["tuned"])}
         told |= {f"{name}_ms": statistics.median(took) for name, took in times.items() if name != "other"}
-        told["gain"], told["gain_low"], told["gain_high"] = ratio(times["untuned"], times["tuned"])
+        told["gain"], told["gain_low"], told["gain_high"] = median_of_ratios(times["untuned"], times["tuned"])
         if "other" in times:
-            told["of_256"], told["of_256_low"], told["of_256_high"] = ratio(times["untuned"], times["other"])
+            told["of_256"], told["of_256_low"], told["of_256_high"] = median_of_ratios(times["untuned"], times["other"])
         return {**told, "tuned": " ".join(f"{name}={value}" for name, value in changed.items())}
 
     def _time(self, kernel: str, inputs: Mapping[str, Any], constants: Mapping[str, int]) -> float | None:
@@ -128,15 +127,6 @@ class Bench:
             return timings(self._worker.call(request, deadline=_DEADLINE_S), 1).times_ms[0]
         except (ConfigurationError, ModelError):
             return None
-
-
-def ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of the ratios round by round, and its bootstrap interval of 95 %."""
-    ratios = np.array(before) / np.array(after)
-    chance = np.random.default_rng(0)
-    medians = np.median(chance.choice(ratios, (_RESAMPLINGS, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
 
 
 def summary(rows: Sequence[Mapping[str, Any]], about: str) -> list[str]:
