@@ -21,5 +21,5 @@ def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyte
             monkeypatch.delenv(name)
     if not INSTALLED:
         pytester.plugins.append("pytest_webaccel.plugin")
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # suites import from tests
     return pytester

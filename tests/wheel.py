@@ -20,10 +20,13 @@ def main(root: Path, scratch: Path) -> int:
     package = resources.files("pytest_webaccel")
     for name in (
         "page/main.mjs",
+        "page/webnn.mjs",
         "page/lane.html",
         "page/probe.js",
         "kernels/README.md",
         "kernels/built/simd.wasm",
+        "kernels/built/relaxed.wasm",
+        "kernels/silu/silu.mjs",
         "py.typed",
     ):
         if not (package / name).is_file():

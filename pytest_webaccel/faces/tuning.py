@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_webaccel.engines.kernels import KEPT, Computation, Resident, Target, Tensor, manifest, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
-from pytest_webaccel.engines.kernels.tuning import BETTER, State, Timing, Tuning, descend, every, key
+from pytest_webaccel.engines.kernels.tuning import BETTER, Timing, TimingState, Tuning, descend, every, key
 from pytest_webaccel.errors import ConfigurationError, FeedError, LaneUnavailableError, ModelError, WebAccelError
 from pytest_webaccel.faces.choices import browser_of
 from pytest_webaccel.pool.kernels import run_kernels, timings
@@ -106,7 +106,9 @@ class Tuner:
                     try:
                         tried[key(candidate)] = trial.timed(candidate, repeats)
                     except WebAccelError as error:  # not to be met again by a search that goes on
-                        tried[key(candidate)] = Timing(dict(candidate), State.FAILED, detail=f"broke the lane: {error}")
+                        tried[key(candidate)] = Timing(
+                            dict(candidate), TimingState.FAILED, detail=f"broke the lane: {error}"
+                        )
                         raise
                     self._told(f"tuning {kernel} on {self._lease.lane.name}: {len(tried)} candidates")
                 if time.monotonic() > until:
@@ -119,14 +121,14 @@ class Tuner:
         """Run the untuned candidate and the best ones in rounds; return those that were right every time, it first."""
         default = tried[key(untuned.chosen)]
         ordered = sorted(tried.values(), key=lambda timing: timing.median_ms)
-        best = [one for one in ordered[:_FINALISTS] if one is not default and one.state is State.TIMED]
-        rounds: list[list[Timing]] = [[one] if one.state is not State.TIMED else [] for one in (default, *best)]
+        best = [one for one in ordered[:_FINALISTS] if one is not default and one.state is TimingState.TIMED]
+        rounds: list[list[Timing]] = [[one] if one.state is not TimingState.TIMED else [] for one in (default, *best)]
         for _ in range(repeats):
             for one, found in zip((default, *best), rounds, strict=True):
                 found.append(trial.timed(one.constants, 1))
         finalists = []
         for one, found in zip((default, *best), rounds, strict=True):
-            bad = next((each for each in found if each.state is not State.TIMED), None)
+            bad = next((each for each in found if each.state is not TimingState.TIMED), None)
             after = bad or dataclasses.replace(one, times=[each.times[0] for each in found])
             tried[key(one.constants)] = after
             if bad is None:
@@ -139,7 +141,7 @@ class Tuner:
     def _record(self, untuned: Dispatch, timings: Sequence[Timing], best: Timing | None) -> None:
         probe = self._lease.lane.probe
         for timing in timings:
-            timed = timing.state is State.TIMED
+            timed = timing.state is TimingState.TIMED
             self._worker.record(
                 TuningRow(
                     run_id=self._worker.run_id,
@@ -191,12 +193,12 @@ class _Trial:
             reply = self._on_own_browser(work, repeats)
             told = timings(reply, repeats)
         except ModelError as error:
-            return Timing(dict(constants), State.FAILED, detail=f"failed: {error}")
+            return Timing(dict(constants), TimingState.FAILED, detail=f"failed: {error}")
         error_of = nmse(reply.tensors["y"], self._right)
         if not error_of <= _RIGHT:
             detail = f"answers with an NMSE of {error_of:.1e}"
-            return Timing(dict(constants), State.WRONG, (), told.first_ms, error_of, detail)
-        return Timing(dict(constants), State.TIMED, told.times_ms, told.first_ms, error_of)
+            return Timing(dict(constants), TimingState.WRONG, (), told.first_ms, error_of, detail)
+        return Timing(dict(constants), TimingState.TIMED, told.times_ms, told.first_ms, error_of)
 
     def _on_own_browser(self, work: Computation, repeats: int) -> Reply:
         """Return the answer of the lane's own browser: what one that stands in takes says nothing of this adapter."""

@@ -69,7 +69,7 @@ class Pool:
         self._bridge = Bridge(chance=random.Random(f"bridge\0{seed}"))
         self._lanes: dict[Lane, LiveLane] = {}
         self._stations: weakref.WeakSet[Station] = weakref.WeakSet()
-        self._placements: dict[str, Placement] = {}
+        self._placements: dict[tuple[Lane, str], Placement] = {}
         self._ort_copy: OrtCopy | None = None
         self._scratch: Profile | None = None
 

@@ -57,7 +57,7 @@ class Station:
 
     ``loaded`` are the models that its page holds, ``once`` those that it has held, ``ran`` those that ran there.
     ``probe`` is what was found of its browser; ``kept`` is what its device keeps for kernels.
-    ``placements`` remembers where a model's nodes ran, so that only its first load pays for the log.
+    ``placements`` remembers where a model's nodes ran on each lane, so that only its first load pays for the log.
     ``device_in_gpu_process`` says that the lane's device dies with the browser's GPU process, whose end the driver
     tells; elsewhere that end means nothing.
     """
@@ -68,7 +68,7 @@ class Station:
         driver: Driver,
         bridge: Bridge,
         ort: OrtCopy,
-        placements: dict[str, Placement],
+        placements: dict[tuple[Lane, str], Placement],
         *,
         device_in_gpu_process: bool = False,
         probe: ProbeResult | None = None,
@@ -183,15 +183,15 @@ class Station:
     def send_load(self, info: ModelInfo, build: OrtBuild, *, deadline: float, hold: bool = False) -> int:
         """Send a load and return its request id."""
         self._require_same_page()
-        known = self._placements.get(self.key(info, build))
+        known = self._placements.get((self.lane, self.key(info, build)))
         return self.engine.send_load(info, build, deadline=deadline, known=known, hold=hold)
 
     async def answer_load(self, info: ModelInfo, build: OrtBuild, request_id: int) -> LoadedModel:
         """Wait for the answer of a load; from then on this page has the model."""
         key = self.key(info, build)
-        known = self._placements.get(key)
+        known = self._placements.get((self.lane, key))
         loaded = await self.unless_fatal(self.engine.answer_load(info, build, request_id, known=known))
-        self._placements[key] = loaded.placement
+        self._placements[self.lane, key] = loaded.placement
         self.loaded[key] = loaded
         self.once.add(key)
         return loaded

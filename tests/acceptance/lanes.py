@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
+from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.terms import Backend, Browser, Lane
 
-__all__ = ["KERNEL_LANES", "run_on_lane"]
+__all__ = ["KERNEL_LANES", "require_lane", "run_on_lane"]
 
 #: Lanes that have kernels of our own.
 KERNEL_LANES = tuple(
@@ -25,11 +25,19 @@ KERNEL_LANES = tuple(
 CACHE = cache_root()  # before pytester moves HOME
 
 
-def run_on_lane(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, suite: str) -> pytest.RunResult:
-    """Return the result of ``suite`` on a lane; skips where its browser is not here."""
+def require_lane(monkeypatch: pytest.MonkeyPatch, lane: Lane) -> None:
+    """Have sessions of this test use the machine's own browsers; skips where the lane does not work."""
     monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
-    if browsers.find(lane.browser) is None:
-        pytest.skip(f"no {lane.browser} is here: python -m pytest_webaccel install")
+    for probe in lanes_table(lanes=[lane]):
+        if not probe.works:
+            pytest.skip(f"{lane} does not work here: {probe.reason}")
+
+
+def run_on_lane(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, suite: str, *, timeout: float = 240
+) -> pytest.RunResult:
+    """Return the result of ``suite`` on a lane; skips where the lane does not work."""
+    require_lane(monkeypatch, lane)
     pytester.makepyfile(test_it=suite)
     asked = (f"--webaccel-lanes={lane}", "--webaccel-db=runs.duckdb", "-s")
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *asked, timeout=240)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *asked, timeout=timeout)

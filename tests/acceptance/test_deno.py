@@ -11,7 +11,8 @@ import pytest
 
 from pytest_webaccel import browsers
 from pytest_webaccel.browsers.install.cache import cache_root
-from pytest_webaccel.terms import Browser
+from pytest_webaccel.terms import Backend, Browser, Lane
+from tests.acceptance.lanes import require_lane
 from tests.models import scaled_sum
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ SUITE = """
 
 
 def test_kernels_and_models_run_on_deno_and_faults_are_recovered_there(pytester, monkeypatch, tmp_path):
-    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
+    for backend in (Backend.WEBGPU, Backend.CPU):
+        require_lane(monkeypatch, Lane(Browser.DENO, backend))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (pytester.path / "model.onnx").write_bytes(scaled_sum())

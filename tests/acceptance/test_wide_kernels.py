@@ -10,26 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_webaccel import browsers
-from pytest_webaccel.browsers.install.cache import cache_root
-from pytest_webaccel.terms import Browser, Lane
-from tests.acceptance.lanes import KERNEL_LANES
+from pytest_webaccel.terms import Lane
+from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
+from tests.browsers.driving import LAVAPIPE
 
-CACHE = cache_root()  # before pytester moves HOME
 SUITE = Path(__file__).with_name("wide_kernels.py")
-#: A second software adapter beside SwiftShader, where it is installed.
-LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 
 
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, examples: int) -> pytest.RunResult:
-    monkeypatch.setenv("PYTEST_WEBACCEL_CACHE", str(CACHE))
-    if browsers.find(lane.browser) is None:
-        pytest.skip(
-            f"no {lane.browser} is here: {'pip install deno' if lane.browser is Browser.DENO else 'install it'}"
-        )
     monkeypatch.setenv("KERNEL_EXAMPLES", os.environ.get("KERNEL_EXAMPLES", str(examples)))
-    pytester.makepyfile(test_it=SUITE.read_text(encoding="utf-8"))
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--webaccel-lanes={lane}", timeout=1800)
+    result = run_on_lane(pytester, monkeypatch, lane, SUITE.read_text(encoding="utf-8"), timeout=1800)
     result.assert_outcomes(passed=8)
     return result
 

@@ -6,9 +6,12 @@ import argparse
 import json
 import os
 import platform
+import statistics
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.pool.worker import Worker
@@ -18,11 +21,22 @@ from pytest_webaccel.terms import Backend, Browser, ProbeResult, Strategy
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
-def arguments(name: str, given: Sequence[str] | None = None, *, backend: bool = False) -> argparse.Namespace:
+#: Resamplings of an interval.
+RESAMPLINGS = 2000
+
+
+def arguments(
+    name: str,
+    given: Sequence[str] | None = None,
+    *,
+    backend: bool = False,
+    quick: str = "a small sample, under two minutes",
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}")
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
-    parser.add_argument("--quick", action="store_true", help="a small sample, under two minutes")
+    parser.add_argument("--quick", action="store_true", help=quick)
     if backend:
         parser.add_argument("--backend", type=Backend, choices=list(Backend), default=Backend.WEBGPU)
     return parser.parse_args(given)
@@ -73,6 +87,26 @@ def chromium_table() -> tuple[ProbeResult, ...]:
 
 def start_worker(table: Sequence[ProbeResult]) -> Worker:
     return Worker(table, run_id="bench", worker="bench", strategy=Strategy.COORDINATED, record=lambda row: None)
+
+
+def resampled(values: Sequence[float], chance: np.random.Generator) -> NDArray[Any]:
+    """Return a median for each resampling."""
+    medians: NDArray[Any] = np.median(chance.choice(values, (RESAMPLINGS, len(values))), axis=1)
+    return medians
+
+
+def ratio_of_medians(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
+    """Return the ratio of the medians and its bootstrap interval of 95 %."""
+    chance = np.random.default_rng(0)
+    low, high = np.percentile(resampled(theirs, chance) / resampled(ours, chance), [2.5, 97.5])
+    return statistics.median(theirs) / statistics.median(ours), float(low), float(high)
+
+
+def median_of_ratios(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of the ratios round by round, and its bootstrap interval of 95 %."""
+    ratios = [one / other for one, other in zip(before, after, strict=True)]
+    low, high = np.percentile(resampled(ratios, np.random.default_rng(0)), [2.5, 97.5])
+    return statistics.median(ratios), float(low), float(high)
 
 
 def finish(

@@ -2,10 +2,13 @@
 
 Every implementation is given ``x`` in the page's memory and hands back ``y`` there; in rounds, one after the other
 and with all numbers of bits, so that a slow moment hits all. What is timed is the page's own time for the whole
-request: buffers, upload, run, and what comes back. The first run, which compiles, is apart. Peers run with
-``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight bits; what is
-better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours on WebGPU, and of its
-wasm, on one thread, to ours on the CPU, so more than 1 is faster.
+request, told with each reply: buffers, upload, run, and what comes back. The first run, which compiles, is apart.
+Peers run with ``accuracy_level`` 0, which computes in float32 as ours does, and 4, which may round ``x`` to eight
+bits; what is better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours on WebGPU, of
+its WebNN to ours on WebNN, and of its wasm, on one thread, to ours on the CPU, so more than 1 is faster.
+
+onnxruntime-web may run on its wasm what it was asked to run on WebNN, or on WebGPU. ``placed`` is where its own log
+says that nodes are; a peer of which none is on the accelerator has a row but counts for nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +30,16 @@ from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.engines.kernels import Computation, Resident, program
 from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
-from pytest_webaccel.pool.kernels import run_kernels, timings
+from pytest_webaccel.pool.kernels import run_kernels
 from pytest_webaccel.report.statistics import summarise
-from pytest_webaccel.terms import Backend, Browser, Lane, OrtBuild
-from tests.bench.common import finish, start_worker
+from pytest_webaccel.terms import CPU_PROVIDER, Backend, Browser, Lane, OrtBuild
+from tests.bench.common import finish, ratio_of_medians, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_webaccel.bridge.protocol import Reply
+    from pytest_webaccel.engines.onnx import Placement
     from pytest_webaccel.engines.packing import Packed
     from pytest_webaccel.pool.lease import Lease
     from pytest_webaccel.pool.worker import Worker
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 
 _GROUP = 32
 _DEADLINE_S = 120.0
+#: Normalised squared error below which an answer is right.
+_RIGHT = 5e-4
 #: Names of what is compared, with the backend and the build of each peer.
 _PEERS: Mapping[str, tuple[Backend, OrtBuild]] = {
     "ort_jsep": (Backend.WEBGPU, OrtBuild.JSEP),
@@ -60,8 +67,9 @@ _ABOUT: Mapping[Backend, str] = {
     Backend.WEBNN: "onnxruntime-web on WebNN",
     Backend.CPU: "onnxruntime-web's wasm",
 }
-#: Resamplings of an interval.
-_RESAMPLINGS = 2000
+_SUFFIX = "ExecutionProvider"
+#: What ``placed`` calls onnxruntime-web's wasm.
+_WASM = CPU_PROVIDER.removesuffix(_SUFFIX)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,12 +81,13 @@ class Shape:
 
 @dataclasses.dataclass(slots=True)
 class Sample:
-    """An implementation of one shape: ``call`` runs it once and returns its milliseconds and ``y``."""
+    """An implementation of one shape: ``call`` runs it once. ``placed`` says where a peer's nodes are."""
 
     name: str
     backend: Backend
     bits: int
-    call: Callable[[], tuple[float, np.ndarray[Any, Any]]]
+    call: Callable[[], Reply]
+    placed: str = ""
     first_ms: float = math.nan
     nmse: float = math.nan
     times: list[float] = dataclasses.field(default_factory=list)
@@ -127,9 +136,8 @@ class Bench:
         lease = self._leases[backend]
         work = Computation(program("matmul_nbits", {"x": x, "weights": Resident(weights)}).all_outputs())
 
-        def call() -> tuple[float, np.ndarray[Any, Any]]:
-            reply = self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
-            return timings(reply, 0).first_ms, reply.tensors["y"]
+        def call() -> Reply:
+            return self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
         return Sample("ours", backend, weights.bits, call)
 
@@ -143,15 +151,15 @@ class Bench:
         station = lease.lane.here
         self._worker.call(station.hold("x", x, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
-        async def run() -> Any:
+        async def run() -> Reply:
             request = station.engine.send_run(loaded, {}, None, deadline=_DEADLINE_S, held={"x": "x"})
             return await station.engine.answer(loaded, request)
 
-        def call() -> tuple[float, np.ndarray[Any, Any]]:
-            reply = self._worker.call(run(), deadline=_DEADLINE_S)
-            return reply.page_ms, reply.tensors["y"]
+        def call() -> Reply:
+            return self._worker.call(run(), deadline=_DEADLINE_S)
 
-        return Sample(f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}", backend, weights.bits, call)
+        about = f"{name}{'' if accuracy == 0 else f' accuracy {accuracy}'}"
+        return Sample(about, backend, weights.bits, call, placed=places(loaded.placement))
 
     def free(self) -> None:
         """Drop every model."""
@@ -174,6 +182,18 @@ class Bench:
         return found
 
 
+def places(placement: Placement) -> str:
+    """Return the counts of nodes by execution provider, as ``1 WebNN``; empty where the log told none."""
+    nodes = sorted(placement.nodes.items())
+    return ", ".join(f"{count} {name.removesuffix(_SUFFIX)}" for name, count in nodes if count)
+
+
+def counts(backend: Backend, placed: str, nmse: float) -> bool:
+    """Whether a peer is right, and where it was asked to be with a node at least."""
+    elsewhere = [part for part in placed.split(", ") if part and part.split()[1] != _WASM]
+    return nmse < _RIGHT and (backend is Backend.CPU or bool(elsewhere))
+
+
 def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: argparse.Namespace) -> list[Sample]:
     chance = np.random.default_rng([shape.rows, shape.k, shape.columns])
     plain = chance.standard_normal((shape.columns, shape.k)).astype(np.float32)
@@ -184,38 +204,32 @@ def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: ar
         right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
         for sample in bench.samples(x, weights, backends):
             try:
-                sample.first_ms, y = sample.call()
+                reply = sample.call()
             except WebAccelError as error:
                 print(f"{sample.name}, {bits} bits, {shape}: {str(error)[:160]}", flush=True)
                 continue
-            sample.nmse = float(np.square(y - right).sum() / np.square(right).sum())
+            sample.first_ms = reply.page_ms
+            sample.nmse = float(np.square(reply.tensors["y"] - right).sum() / np.square(right).sum())
             samples.append(sample)
     begun = time.monotonic()
     for turn in range(options.rounds):
         if turn >= 3 and time.monotonic() - begun > options.seconds:
             break
-        for sample in samples:
-            sample.times.append(sample.call()[0])
+        for sample in list(samples):
+            try:
+                sample.times.append(sample.call().page_ms)
+            except WebAccelError as error:
+                print(f"left out: {sample.name}, {sample.bits} bits, {shape}: {str(error)[:160]}", flush=True)
+                samples.remove(sample)
     bench.free()
     return samples
 
 
 def better(samples: Sequence[Sample], ours: Sample) -> Sample | None:
-    """Return the fastest of onnxruntime-web's on the backend of ours that is right."""
+    """Return the fastest of onnxruntime-web's on the backend of ours that is right, and really there."""
     beside = [one for one in samples if one.bits == ours.bits and one.name.split()[0] in _BESIDE[ours.backend]]
-    right = [one for one in beside if one.nmse < 5e-4]
-    return min(right, key=lambda one: statistics.median(one.times), default=None)
-
-
-def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:
-    """Return the ratio of the medians and its bootstrap interval of 95 %."""
-    chance = np.random.default_rng(0)
-    drawn = [
-        np.median(chance.choice(theirs, len(theirs))) / np.median(chance.choice(ours, len(ours)))
-        for _ in range(_RESAMPLINGS)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return statistics.median(theirs) / statistics.median(ours), float(low), float(high)
+    valid = [one for one in beside if counts(one.backend, one.placed, one.nmse)]
+    return min(valid, key=lambda one: statistics.median(one.times), default=None)
 
 
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
@@ -242,10 +256,12 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
             "nmse": f"{sample.nmse:.1e}",
             "evidence": str(probe.evidence),
         }
+        if sample.name != "ours":
+            told["placed"] = sample.placed
         beside = better(samples, sample) if sample.name == "ours" else None
         if beside is not None:
             told["peer"], told["peer_ms"] = beside.name, statistics.median(beside.times)
-            told["ratio"], told["ratio_low"], told["ratio_high"] = ratio(beside.times, sample.times)
+            told["ratio"], told["ratio_low"], told["ratio_high"] = ratio_of_medians(beside.times, sample.times)
         rows.append(told)
     return rows
 
@@ -255,8 +271,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found: dict[tuple[str, Lane, int], dict[Shape, float]] = {}
     for row in rows:
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
-        shape = Shape(row["rows"], row["k"], row["columns"])
-        times = found.setdefault((name, Lane.parse(row["lane"]), row["bits"]), {})
+        shape, lane = Shape(row["rows"], row["k"], row["columns"]), Lane.parse(row["lane"])
+        if name != "ours" and not counts(lane.backend, row["placed"], float(row["nmse"])):
+            continue
+        times = found.setdefault((name, lane, row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
     lines = []
     for (name, lane, bits), ours in found.items():

@@ -7,7 +7,8 @@ mean reciprocal rank. ``device_bytes`` is what the page's device keeps of weight
 are of 95 %.
 
 ``calibrated`` is 4 bits with zero points in groups of 32, tables rounded to nearest. ``mixed`` is what is best within
-15 % of the bytes of float32. Both are calibrated on other texts (``tests/bench/calibration.py``).
+15 % of the bytes of float32. Both are calibrated on other texts (``tests/bench/calibration.py``); ``--quick`` leaves
+them out.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pytest_webaccel.engines.kernels.bert import Bert
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.report.statistics import summarise, wilson
 from tests.bench.calibration import TEXTS, texts
-from tests.bench.common import arguments, chromium_table, finish, start_worker
+from tests.bench.common import RESAMPLINGS, arguments, chromium_table, finish, start_worker
 from tests.bench.pretrained import fetched
 from tests.bench.rounding import Rounding
 from tests.bench.sentences import PAIRS
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from pytest_webaccel.pool.worker import Worker
 
 _DEADLINE_S = 120.0
-_RESAMPLES = 2000
 _REPEATS = 1
 #: Of all bytes of float32, what the mixed model may take.
 _SHARE = 0.15
@@ -55,7 +55,7 @@ def ranks(questions: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
 def meant(name: str, values: NDArray[Any]) -> dict[str, str]:
     """Return the mean of ``values`` and its interval, by percentile bootstrap, to four digits."""
     chance = np.random.default_rng(0)
-    means = chance.choice(values, (_RESAMPLES, len(values))).mean(1)
+    means = chance.choice(values, (RESAMPLINGS, len(values))).mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return {name: f"{values.mean():.4f}", f"{name}_low": f"{low:.4f}", f"{name}_high": f"{high:.4f}"}
 
@@ -104,11 +104,11 @@ def measure(
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    options = arguments("minilm", given, backend=True)
+    options = arguments("minilm", given, backend=True, quick="four pairs, nothing calibrated: under two minutes")
     table = tuple(probe for probe in chromium_table() if probe.lane.backend is options.backend)
     if not table:
         raise SystemExit(f"no lane of Chromium on {options.backend} works here")
-    pairs = PAIRS[:6] if options.quick else PAIRS
+    pairs = PAIRS[:4] if options.quick else PAIRS
     model = fetched()
     weights = model.weights
     ids = [model.ids(text) for text in [*(one for one, _ in pairs), *(other for _, other in pairs)]]
@@ -117,10 +117,11 @@ def main(given: Sequence[str] | None = None) -> int:
     right = np.array([embedded(plain.weight, one, layers=plain.layers, heads=plain.heads) for one in ids])
     reference = retrieved(right)
     print(f"float64 in NumPy: at_1 {reference['at_1']:.3f}, mrr {reference['mrr']}", flush=True)
-    rounding = Rounding(plain, texts(model), [model.ids(text) for text in TEXTS[::_EVERY]])
     arms: dict[str, Mapping[str, Any]] = {str(bits): {"bits": bits} for bits in (32, 8, 4, 3, 2)}
-    arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
-    arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}
+    if not options.quick:
+        rounding = Rounding(plain, texts(model), [model.ids(text) for text in TEXTS[::_EVERY]])
+        arms["4 calibrated"] = {"weights": weights | rounding.calibrated(4, zero_points=True)}
+        arms["mixed"] = {"weights": weights | rounding.mixed(_SHARE)}
     worker, rows = start_worker(table), []
     try:
         for probe in table:

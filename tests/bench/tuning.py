@@ -26,7 +26,7 @@ from pytest_webaccel.faces.choices import Choices
 from pytest_webaccel.faces.tuning import Tuner
 from pytest_webaccel.pool.kernels import run_kernels, timings
 from pytest_webaccel.terms import Backend, Browser
-from tests.bench.common import finish, start_worker
+from tests.bench.common import finish, median_of_ratios, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import ProbeResult
 
 _DEADLINE_S = 120.0
-_RESAMPLINGS = 2000
 _OTHER = 256
 
 
@@ -88,7 +87,8 @@ class Bench:
         self._lease = lease
         self._options = options
 
-    def row(self, kernel: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def row(self, kernel: str, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what one case gains; None where it does not run untuned, or no more as it was tuned."""
         kept = {name: Resident(one) if name in KEPT.get(kernel, ()) else one for name, one in inputs.items()}
         tuner = Tuner(self._worker, self._lease, "bench", Choices(None), lambda line: None)
         seconds = self._options.seconds
@@ -104,14 +104,19 @@ class Bench:
                     times.pop(name)
                 else:
                     times[name].append(took)
+            if not {"untuned", "tuned"} <= set(arms):
+                break
         work = self._lease.lane.here.free_constants(deadline=_DEADLINE_S)
         self._worker.call(work, deadline=_DEADLINE_S)
+        if lost := {"untuned", "tuned"} - set(arms):
+            print(f"left out: a case of {kernel} that does not run {' nor '.join(sorted(lost))}", flush=True)
+            return None
         changed = {name: value for name, value in best.items() if untuned[name] != value}
         told: dict[str, Any] = {"candidates": len(tuning.timings), "n": len(times["tuned"])}
         told |= {f"{name}_ms": statistics.median(took) for name, took in times.items() if name != "other"}
-        told["gain"], told["gain_low"], told["gain_high"] = ratio(times["untuned"], times["tuned"])
+        told["gain"], told["gain_low"], told["gain_high"] = median_of_ratios(times["untuned"], times["tuned"])
         if "other" in times:
-            told["of_256"], told["of_256_low"], told["of_256_high"] = ratio(times["untuned"], times["other"])
+            told["of_256"], told["of_256_low"], told["of_256_high"] = median_of_ratios(times["untuned"], times["other"])
         return {**told, "tuned": " ".join(f"{name}={value}" for name, value in changed.items())}
 
     def _time(self, kernel: str, inputs: Mapping[str, Any], constants: Mapping[str, int]) -> float | None:
@@ -124,20 +129,13 @@ class Bench:
             return None
 
 
-def ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of the ratios round by round, and its bootstrap interval of 95 %."""
-    ratios = np.array(before) / np.array(after)
-    chance = np.random.default_rng(0)
-    medians = np.median(chance.choice(ratios, (_RESAMPLINGS, len(ratios))), axis=1)
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
-
-
 def summary(rows: Sequence[Mapping[str, Any]], about: str) -> list[str]:
     """Return the geometric means over shapes, with intervals as if the shapes' own errors were independent."""
     lines = []
     for name, what in (("gain", "tuned"), ("of_256", "a WORKGROUP of 256 everywhere")):
         found = [row for row in rows if name in row]
+        if not found:
+            continue
         mean = statistics.geometric_mean([row[name] for row in found])
         errors = [math.log(row[f"{name}_high"] / row[f"{name}_low"]) / 2 for row in found]
         off = math.sqrt(sum(error**2 for error in errors)) / len(errors)
@@ -177,7 +175,9 @@ def tuned(probe: ProbeResult, options: argparse.Namespace) -> list[dict[str, Any
             for name, (kernel, inputs) in cases(quick=options.quick).items():
                 assert _OTHER in manifest(kernel).tunable["WORKGROUP"], kernel
                 about = {"kernel": kernel, "shape": name, "lane": str(probe.lane), "adapter": probe.adapter}
-                rows.append({**about, **bench.row(kernel, inputs), "evidence": str(probe.evidence)})
+                if (found := bench.row(kernel, inputs)) is None:
+                    continue
+                rows.append({**about, **found, "evidence": str(probe.evidence)})
                 print(f"{kernel}, {name}: {rows[-1]['gain']:.2f} ({rows[-1]['tuned']})", flush=True)
     finally:
         worker.stop()

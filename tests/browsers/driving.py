@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import Damage
 
 DEADLINE = 20.0
+#: A second software adapter beside SwiftShader, where it is installed.
+LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 
 
 @contextlib.asynccontextmanager

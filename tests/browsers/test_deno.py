@@ -23,7 +23,7 @@ from pytest_webaccel.browsers.process import lives, wait_gone
 from pytest_webaccel.browsers.profiles import sweep
 from pytest_webaccel.errors import BrowserError
 from pytest_webaccel.terms import Backend, Browser, Evidence, Symptom
-from tests.browsers.driving import DEADLINE, Stage, blank, family, living, next_damage, running, watch
+from tests.browsers.driving import DEADLINE, LAVAPIPE, Stage, blank, family, living, next_damage, running, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -347,9 +347,6 @@ def test_real_deno_is_probed_on_its_adapter(deno, cache, monkeypatch):
     if "SwiftShader" in webgpu.adapter:
         assert webgpu.evidence is Evidence.SOFTWARE
         assert "loops-cut-short" not in webgpu.features
-
-
-LAVAPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 
 
 @pytest.mark.skipif(not LAVAPIPE.is_file(), reason="no lavapipe is here, a second software adapter")

@@ -153,11 +153,6 @@ def test_a_cache_is_read_as_far_as_there_is_something(tokens, operands):
     assert all(operand.size for operand in dispatch.inputs.values())
 
 
-def test_a_choice_for_resident_weights_is_none_for_others():
-    kept, sent = (lowered(matmul_nbits(X, weights)).signature for weights in (Resident(PACKED), PACKED))
-    assert kept != sent
-
-
 def test_a_cache_on_the_device_is_refused_before_anything_is_sent():
     cache = DeviceCache(CacheLayout(CacheForm(heads=2, dim=8), 64))
     keys = np.ones((1, 2, 8), np.float32)

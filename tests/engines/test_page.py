@@ -2,37 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from importlib import resources
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from pytest_webaccel import browsers
-from pytest_webaccel.terms import Browser
-from tests.browsers.driving import DEADLINE, running
-from tests.serving import serving
-
-PAGE = Path(str(resources.files("pytest_webaccel") / "page"))
-
-
-def in_page(script: str) -> Any:
-    """Return what ``script``, the body of an async function, returns in a blank page beside the lane's modules."""
-    installed = browsers.find(Browser.CHROMIUM)
-    if installed is None:
-        pytest.skip("no Chromium is here: python -m pytest_webaccel install")
-
-    async def told() -> str:
-        with serving({"page": PAGE}) as address:
-            async with running(installed) as driver:
-                await driver.open(f"{address}/page/blank.html", deadline=DEADLINE)
-                work = f"(async () => {{ {script} }})().then(JSON.stringify)"
-                return str(await driver.evaluate(work, deadline=DEADLINE))
-
-    return json.loads(asyncio.run(told()))
-
+from tests.engines.pages import in_page
 
 ENGINE = """
     const { OnnxEngine } = await import("/page/onnx.mjs");

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pytest_webaccel.engines.kernels import KERNELS, Target, program
 from pytest_webaccel.engines.kernels.reference import nmse, reference
-from pytest_webaccel.engines.kernels.tuning import State, Timing, Tuning, descend, every, key
+from pytest_webaccel.engines.kernels.tuning import Timing, TimingState, Tuning, descend, every, key
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KVCache
 from pytest_webaccel.errors import ConfigurationError
@@ -83,8 +83,13 @@ def test_every_candidate_that_fits_is_tried_once():
 
 
 def test_a_table_shows_all_that_was_tried_and_why_something_failed():
-    untuned, best = Timing({"A": 1}, State.TIMED, [4.0, 2.0, 3.0], 9.0), Timing({"A": 2}, State.TIMED, [1.5], 8.0)
-    tuning = Tuning("softmax", [untuned, Timing({"A": 4}, State.FAILED, detail="failed: no"), best], untuned, best)
+    untuned, best = (
+        Timing({"A": 1}, TimingState.TIMED, [4.0, 2.0, 3.0], 9.0),
+        Timing({"A": 2}, TimingState.TIMED, [1.5], 8.0),
+    )
+    tuning = Tuning(
+        "softmax", [untuned, Timing({"A": 4}, TimingState.FAILED, detail="failed: no"), best], untuned, best
+    )
     assert tuning.gain == 2.0
     lines = [line.split() for line in tuning.table().splitlines()]
     assert lines[0][:3] == ["A", "median", "ms"]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import subprocess
 import sys
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from pytest_webaccel import browsers
 from pytest_webaccel.engines.kernels import KERNELS, Plan, Target, manifest
 from pytest_webaccel.engines.kernels.cache import CacheLayout, DeviceCache
 from pytest_webaccel.engines.kernels.manifest import names
@@ -22,34 +18,16 @@ from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache
 from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.shipped import shipped
-from pytest_webaccel.terms import Backend, Browser
-from tests.browsers.driving import DEADLINE, running
-from tests.serving import serving
+from pytest_webaccel.terms import Backend
+from tests.engines.pages import in_page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_webaccel.engines.kernels import Tensor
 
-PAGE = Path(str(resources.files("pytest_webaccel") / "page"))
 BUILT = shipped("kernels") / "built"
 TARGET = Target(Backend.CPU)
-
-
-def in_page(script: str) -> Any:
-    """Return what ``script``, the body of an async function, returns in a blank page beside modules and kernels."""
-    installed = browsers.find(Browser.CHROMIUM)
-    if installed is None:
-        pytest.skip("no Chromium is here: python -m pytest_webaccel install")
-
-    async def told() -> str:
-        with serving({"page": PAGE, "kernels": BUILT.parent}) as address:
-            async with running(installed) as driver:
-                await driver.open(f"{address}/page/blank.html", deadline=DEADLINE)
-                work = f"(async () => {{ {script} }})().then(JSON.stringify)"
-                return str(await driver.evaluate(work, deadline=DEADLINE))
-
-    return json.loads(asyncio.run(told()))
 
 
 def test_what_ships_is_what_the_sources_make(tmp_path):

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Any
 
 import pytest
 
-from pytest_webaccel import browsers
-from pytest_webaccel.shipped import shipped
-from pytest_webaccel.terms import Browser
-from tests.browsers.driving import DEADLINE, running
-from tests.serving import serving
+from tests.engines.pages import in_page
 
 LANE = """
     const { LaneDevice } = await import("/page/device.mjs");
@@ -46,27 +40,14 @@ LANE = """
 """
 
 
-def in_page(script: str) -> Any:
-    """Return what ``script``, the body of an async function, returns in a page that has a WebNN lane's device."""
-    installed = browsers.find(Browser.CHROMIUM)
-    if installed is None:
-        pytest.skip("no Chromium is here: python -m pytest_webaccel install")
-
-    async def told() -> str:
-        with serving({"page": shipped("page"), "kernels": shipped("kernels")}) as address:
-            async with running(installed) as driver:
-                await driver.open(f"{address}/page/blank.html", deadline=DEADLINE)
-                has = "globalThis.navigator.ml?.createContext().then(() => true, () => false)"
-                if await driver.evaluate(has, deadline=DEADLINE) is not True:
-                    pytest.skip("this Chromium has no WebNN")
-                work = f"(async () => {{ {LANE} {script} }})().then(JSON.stringify)"
-                return str(await driver.evaluate(work, deadline=DEADLINE))
-
-    return json.loads(asyncio.run(told()))
+def in_lane(script: str) -> Any:
+    """Return what ``script`` returns in a page that has a WebNN lane's device; skips where there is no WebNN."""
+    has = "globalThis.navigator.ml?.createContext().then(() => true, () => false)"
+    return in_page(LANE + script, needs=has, lacking="this Chromium has no WebNN")
 
 
 def test_graphs_are_kept_but_not_without_end():
-    found = in_page("""
+    found = in_lane("""
         const sizes = [];
         for (let count = 1; count <= 40; count++) {
             const answer = await kernels.run(silu(count), [floats("x", count, 0)]);
@@ -80,7 +61,7 @@ def test_graphs_are_kept_but_not_without_end():
 
 
 def test_a_graph_that_runs_is_not_ended_by_others_that_come():
-    found = in_page("""
+    found = in_lane("""
         const slow = { ...silu(5), repeats: 50 };
         const running = kernels.run(slow, [floats("x", 5, 0)]);
         for (let count = 6; count < 50; count++) await kernels.run(silu(count), [floats("x", count, 0)]);
@@ -91,7 +72,7 @@ def test_a_graph_that_runs_is_not_ended_by_others_that_come():
 
 @pytest.mark.parametrize("baked", [0, 1])
 def test_constants_are_counted_and_freed_and_asked_for_again(baked):
-    found = in_page(f"""
+    found = in_lane(f"""
         const sent = [floats("x", 4, 1), floats("k", 8, 2)];
         const first = numbers(await kernels.run(product("k", {baked}), sent));
         const kept = kernels.statistics();
@@ -114,7 +95,7 @@ def test_constants_are_counted_and_freed_and_asked_for_again(baked):
 
 
 def test_a_context_that_is_lost_fails_what_runs_and_its_belongings_are_forgotten():
-    found = in_page("""
+    found = in_lane("""
         await kernels.run(product("k", 0), [floats("x", 4, 1), floats("k", 8, 2)]);
         const running = failed(kernels.run({ ...silu(5), repeats: 10_000 }, [floats("x", 5, 0)]));
         setTimeout(() => device.context.destroy(), 20);
@@ -135,7 +116,7 @@ def test_a_context_that_is_lost_fails_what_runs_and_its_belongings_are_forgotten
 
 
 def test_what_a_builder_refuses_is_said_with_the_kernel():
-    found = in_page("""
+    found = in_lane("""
         const plan = silu(4);
         plan.steps[0].graph.operands.x.shape = [5];
         return kernels.run(plan, [floats("x", 4, 0)]).then(String, ({ kind, message }) => [kind, message]);
@@ -145,7 +126,7 @@ def test_what_a_builder_refuses_is_said_with_the_kernel():
 
 
 def test_a_context_without_int4_is_given_the_next_wider_type():
-    found = in_page("""
+    found = in_lane("""
         const form = { bits: 4, group: 32, rows: 1, columns: 32, scale_bits: 32, has_zeros: false };
         const part = (name, dtype, shape) => spec(shape, { dtype, packed: { ...form, part: name } });
         const plan = (key) => ({

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from pytest_webaccel.engines.kernels import Target, program
+from pytest_webaccel.engines.kernels import Resident, Target, program
 from pytest_webaccel.engines.packing import quantise
 from pytest_webaccel.faces.choices import Choices, browser_of
 from pytest_webaccel.history.store import record
@@ -16,6 +17,7 @@ PROBE = ProbeResult(
     Lane.parse("chromium:webgpu"), works=True, evidence=Evidence.SOFTWARE, version="1.2", adapter="some adapter"
 )
 PROGRAM = program("matmul_nbits", INPUTS)
+WEBNN = ProbeResult(Lane.parse("chromium:webnn"), works=True, evidence=Evidence.SOFTWARE, version="1.2", adapter="cpu")
 UNTUNED = PROGRAM.lowered(Target.of(PROBE))
 
 
@@ -97,3 +99,16 @@ def test_a_database_that_is_none_is_told_and_left(tmp_path, caplog):
     path.write_text("no database")
     assert made(Choices(path)) == 4
     assert "kernels run untuned" in caplog.text
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("chosen", "told"), [({"BAKED": 0, "CODES": 1}, False), ({"BAKED": 1, "CODES": 0}, True)])
+def test_on_webnn_what_was_chosen_for_weights_that_stay_is_for_others_too_where_it_can_be(caplog, rows, chosen, told):
+    inputs = {**INPUTS, "x": np.ones((rows, 64), np.float32)}
+    staying = program("matmul_nbits", {**inputs, "weights": Resident(inputs["weights"])})
+    choices = Choices(None)
+    choices.choose(WEBNN, staying.lowered(Target.of(WEBNN)), chosen)
+    assert choices.tuned(WEBNN, staying).chosen == chosen
+    found = choices.tuned(WEBNN, program("matmul_nbits", inputs)).chosen
+    assert found == ({"BAKED": 0, "CODES": 0} if told else chosen)
+    assert ("BAKED=1 goes with weights that are Resident" in caplog.text) is told

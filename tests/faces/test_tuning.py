@@ -11,7 +11,7 @@ import pytest
 
 from pytest_webaccel.engines.kernels import Target, program
 from pytest_webaccel.engines.kernels.rows import silu
-from pytest_webaccel.engines.kernels.tuning import State, Timing, Tuning
+from pytest_webaccel.engines.kernels.tuning import Timing, TimingState, Tuning
 from pytest_webaccel.errors import ConfigurationError, FeedError, ModelError, RecoveryError
 from pytest_webaccel.faces import tuning
 from pytest_webaccel.faces.choices import Choices
@@ -45,7 +45,7 @@ class Scripted:
         took = self.takes(workgroup, self.tries.count(workgroup))
         if isinstance(took, Exception):
             raise took
-        return took if isinstance(took, Timing) else Timing(constants, State.TIMED, [took] * repeats, 9.0, 1e-9)
+        return took if isinstance(took, Timing) else Timing(constants, TimingState.TIMED, [took] * repeats, 9.0, 1e-9)
 
 
 class Bench:
@@ -95,7 +95,7 @@ def test_what_is_hardly_faster_is_not_chosen(bench):
 
 
 def test_one_that_is_fast_and_sometimes_wrong_is_not_chosen(bench):
-    wrong = Timing({"WORKGROUP": 256}, State.WRONG, (), 1.0, 0.5, "answers with an NMSE of 5.0e-01")
+    wrong = Timing({"WORKGROUP": 256}, TimingState.WRONG, (), 1.0, 0.5, "answers with an NMSE of 5.0e-01")
     bench.tune(Scripted(lambda workgroup, n: (wrong if n == 3 else 0.1) if workgroup == 256 else 100.0 / workgroup))
     assert bench.chosen == 128
     assert [row.state for row in bench.rows if row.constants["WORKGROUP"] == 256] == ["wrong"]
@@ -103,7 +103,7 @@ def test_one_that_is_fast_and_sometimes_wrong_is_not_chosen(bench):
 
 @pytest.mark.parametrize("when", [1, 3])
 def test_where_the_untuned_one_is_wrong_nothing_is_chosen(bench, when):
-    wrong = Timing({"WORKGROUP": DEFAULT}, State.WRONG, (), 1.0, float("nan"), "answers with an NMSE of nan")
+    wrong = Timing({"WORKGROUP": DEFAULT}, TimingState.WRONG, (), 1.0, float("nan"), "answers with an NMSE of nan")
     lane = Scripted(lambda workgroup, n: wrong if (workgroup, n) == (DEFAULT, when) else 1.0)
     with pytest.raises(ModelError, match=r"softmax on chromium:webgpu cannot be tuned: untuned it answers with"):
         bench.tune(lane)

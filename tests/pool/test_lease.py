@@ -16,11 +16,13 @@ from pytest_webaccel.terms import (
     FaultPlan,
     FaultPoint,
     Lane,
+    OrtBuild,
     Outcome,
     Strategy,
     Symptom,
 )
 from pytest_webaccel.testing import Misbehaviour
+from pytest_webaccel.testing.engine import ReferenceEngine
 from tests import models
 from tests.pool.conftest import ANSWER, CPU, FEEDS, GPU, ask, live
 
@@ -349,5 +351,26 @@ def test_a_model_whose_lease_has_ended_is_not_brought_back_by_later_repairs(tmp_
             assert await ask(lease) == ANSWER
         [row] = house.recoveries
         assert (row.outcome, row.lost) == ("recovered", 0)
+
+    live(body)
+
+
+def test_where_nodes_ran_is_told_of_each_lane_and_asked_for_once(monkeypatch):
+    load, asked = ReferenceEngine.load, []
+
+    async def told(self, args, data):
+        if args["placement"]:
+            asked.append(args["provider"])
+        return {**await load(self, args, data), "placement": [{"provider": args["provider"], "nodes": 1}]}
+
+    monkeypatch.setattr(ReferenceEngine, "load", told)
+
+    async def body(house):
+        for lane in (GPU, Lane(Browser.FAKE, Backend.WEBNN), GPU):
+            async with house.lease(lane) as lease:
+                model = await lease.load(models.scaled_sum(), OrtBuild.JSEP, deadline=30)
+                assert model.placement.nodes == {str(lane.backend): 1}
+                await lease.drop(model, deadline=30)
+        assert asked == ["webgpu", "webnn"]
 
     live(body)

@@ -128,7 +128,7 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
             chosen,
             ports={"x": Port("x", tuple(x.shape)), **opened_ports("packed", form, codes=codes, baked=baked)},
             attributes={"baked": int(baked)},
-            form={**form.constants(), "RESIDENT": int(kept)},
+            form=form.constants(),
         )
 
     ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu, Backend.WEBNN: webnn}

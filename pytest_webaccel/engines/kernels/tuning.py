@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-__all__ = ["BETTER", "Constants", "State", "Timing", "Tuning", "descend", "every", "key"]
+__all__ = ["BETTER", "Constants", "Timing", "TimingState", "Tuning", "descend", "every", "key"]
 
 Constants: TypeAlias = "Mapping[str, int]"
 
@@ -20,7 +20,7 @@ BETTER = 0.97
 _PASSES = 3
 
 
-class State(enum.StrEnum):
+class TimingState(enum.StrEnum):
     """What came of a candidate."""
 
     TIMED = "timed"
@@ -33,7 +33,7 @@ class Timing:
     """A candidate and what came of it: the milliseconds of runs, and ``first_ms`` of the one that compiles."""
 
     constants: Constants
-    state: State
+    state: TimingState
     times: Sequence[float] = ()
     first_ms: float = 0.0
     nmse: float = 0.0
@@ -42,7 +42,7 @@ class Timing:
     @property
     def median_ms(self) -> float:
         """The median time; infinite where none was timed."""
-        return statistics.median(self.times) if self.state is State.TIMED and self.times else float("inf")
+        return statistics.median(self.times) if self.state is TimingState.TIMED and self.times else float("inf")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Tuning:
         for timing in ordered:
             marks = [word for word, one in (("chosen", self.best), ("untuned", self.untuned)) if one is timing]
             values = [str(timing.constants[name]) for name in names]
-            if timing.state is State.TIMED:
+            if timing.state is TimingState.TIMED:
                 figures = [f"{timing.median_ms:.3f}", str(len(timing.times)), f"{timing.first_ms:.1f}"]
                 values += [*figures, f"{timing.nmse:.1e}", ", ".join(marks)]
             else:

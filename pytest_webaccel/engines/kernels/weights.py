@@ -32,11 +32,14 @@ __all__ = [
     "Words",
     "array_operand",
     "by_columns",
+    "by_quads",
     "by_rows",
     "by_tiles",
     "matrix_form",
     "matrix_operand",
+    "slots",
     "whole",
+    "width",
 ]
 
 T = TypeVar("T")
