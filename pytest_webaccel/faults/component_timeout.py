@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import RemoteError
 from pytest_webaccel.faults.injector import BaseInjector, first_of, silent
-from pytest_webaccel.terms import Backend, Damage, Fault, Symptom
+from pytest_webaccel.terms import Backend, Browser, Damage, Fault, Symptom
 
 if TYPE_CHECKING:
     import random
@@ -48,9 +48,11 @@ class ComponentTimeout(BaseInjector):
         return str(self.kind or "")
 
     def meaning(self, lane: ProbeResult) -> str | None:
-        """Return None, unless the kind that was asked for is an endless loop on a GPU that the lane has not."""
+        """Return None, unless an endless loop on a GPU was asked for that the lane has not or waits for in its page."""
         if self.kind is Hang.GPU_LOOP and lane.lane.backend is not Backend.WEBGPU:
             return f"a shader is what loops without end, and the backend {lane.lane.backend} runs none"
+        if self.kind is Hang.GPU_LOOP and lane.lane.browser is Browser.DENO:
+            return "Deno waits for its GPU on its only thread: one that hangs is a page that hangs (page_loop)"
         return None
 
     def drawn(self, chance: random.Random, lane: ProbeResult) -> Injector:

@@ -8,7 +8,7 @@ from pytest_webaccel.browsers.install.cache import cache_root
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.terms import Backend, Browser, Lane
 
-__all__ = ["KERNEL_LANES", "require_lane", "run_on_lane"]
+__all__ = ["KERNEL_LANES", "MODEL_LANES", "STATE_LANES", "require_lane", "run_on_lane"]
 
 #: Lanes that have kernels of our own.
 KERNEL_LANES = tuple(
@@ -21,6 +21,11 @@ KERNEL_LANES = tuple(
         (Browser.FIREFOX, Backend.CPU),
     )
 )
+
+#: Those that differ in what computes: Firefox runs the module on the CPU that Chromium runs.
+MODEL_LANES = tuple(lane for lane in KERNEL_LANES if lane != Lane(Browser.FIREFOX, Backend.CPU))
+#: Those of them that keep states.
+STATE_LANES = tuple(lane for lane in MODEL_LANES if lane.backend is not Backend.WEBNN)
 
 CACHE = cache_root()  # before pytester moves HOME
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
+from tests.acceptance.lanes import MODEL_LANES, run_on_lane
 
 SUITE = """
     import numpy
@@ -36,7 +36,7 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
+@pytest.mark.parametrize("lane", MODEL_LANES, ids=str)
 def test_an_encoder_computes_what_numpy_does_from_the_same_weights(pytester, monkeypatch, lane):
     result = run_on_lane(pytester, monkeypatch, lane, SUITE)
     result.assert_outcomes(passed=7)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_webaccel.terms import Backend
-from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
-
-LANES = [lane for lane in KERNEL_LANES if lane.backend is not Backend.WEBNN]  # which keeps no states
+from tests.acceptance.lanes import STATE_LANES, run_on_lane
 
 SUITE = """
     import numpy
@@ -138,7 +136,7 @@ SUITE = """
 """
 
 
-@pytest.mark.parametrize("lane", LANES, ids=str)
+@pytest.mark.parametrize("lane", STATE_LANES, ids=str)
 def test_a_cache_on_the_device_answers_as_numpy_does_and_survives_its_loss(pytester, monkeypatch, lane):
     result = run_on_lane(pytester, monkeypatch, lane, SUITE)
     skipped = 2 if lane.backend is Backend.CPU else 0

@@ -146,7 +146,7 @@ SUITE = """
 
 
     LANE = settings(
-        max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+        max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
     )
     shapes = st.tuples(st.integers(1, 5), st.integers(1, 300))
     seeds = st.integers(0, 2**32)

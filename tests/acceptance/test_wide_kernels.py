@@ -40,4 +40,4 @@ def test_on_denos_second_adapter(pytester, monkeypatch):
 
 @pytest.mark.parametrize("lane", KERNEL_LANES, ids=str)
 def test_browsers_confirm(pytester, monkeypatch, lane):
-    run(pytester, monkeypatch, lane, 4)
+    run(pytester, monkeypatch, lane, 3)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pytest_webaccel.faults import INJECTORS, ComponentTimeout, Hang, Memory, Ou
 from pytest_webaccel.faults.connection_stalled import ConnectionStalled
 from pytest_webaccel.faults.device_lost import WEBGPU_OUTLIVES_GPU_PROCESS, WEBNN_LOST_WITH_GPU_PROCESS
 from pytest_webaccel.faults.network import NetworkBandwidth, NetworkJitter, NetworkLatency
-from pytest_webaccel.terms import Backend, Browser, Fault, FaultPoint, Symptom
+from pytest_webaccel.terms import Backend, Browser, Fault, FaultPoint, Lane, Symptom
 from pytest_webaccel.testing import VirtualLoop
 from tests.faults.doubles import DoubleTarget, broken_driver, damage, probe
 
@@ -140,6 +141,11 @@ NOWHERE = "has no meaning"
         (INJECTORS[Fault.DEVICE_DESTROYED], probe(Backend.CPU), "no device"),
         (INJECTORS[Fault.DEVICE_DESTROYED], probe(Backend.WEBNN), None),
         (ComponentTimeout(Hang.GPU_LOOP), probe(Backend.WEBNN), "the backend webnn runs none"),
+        (
+            ComponentTimeout(Hang.GPU_LOOP),
+            dataclasses.replace(probe(Backend.WEBGPU), lane=Lane(Browser.DENO, Backend.WEBGPU)),
+            "a page that hangs",
+        ),
         (ComponentTimeout(Hang.PAGE_LOOP), probe(Backend.CPU), None),
         (OutOfMemory(Memory.GPU), probe(Backend.CPU), "takes no GPU memory"),
         (OutOfMemory(Memory.GPU), probe(features=(WEBGPU_OUTLIVES_GPU_PROCESS,)), "the whole browser would die"),
