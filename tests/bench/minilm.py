@@ -7,8 +7,8 @@ mean reciprocal rank. ``device_bytes`` is what the page's device keeps of weight
 are of 95 %.
 
 ``calibrated`` is 4 bits with zero points in groups of 32, tables rounded to nearest. ``mixed`` is what is best within
-15 % of the bytes of float32. Both are calibrated on other texts (``tests/bench/calibration.py``); ``--quick`` leaves
-them out.
+15 % of the bytes of float32, as it is packed: the device fills scales and zeros up to words. Both are calibrated on
+other texts (``tests/bench/calibration.py``); ``--quick`` leaves them out.
 """
 
 from __future__ import annotations
