@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pytest_webaccel.browsers.install.cache import cache_root
@@ -10,6 +12,8 @@ from pytest_webaccel.terms import Backend, Browser, Lane
 
 __all__ = ["KERNEL_LANES", "MODEL_LANES", "STATE_LANES", "require_lane", "run_on_lane"]
 
+#: Whether everything runs on every lane, which takes some minutes more.
+WHOLE = os.environ.get("KERNEL_LANES") == "all"
 #: Lanes that have kernels of our own.
 KERNEL_LANES = tuple(
     Lane(browser, backend)
@@ -18,12 +22,12 @@ KERNEL_LANES = tuple(
         (Browser.CHROMIUM, Backend.WEBNN),
         (Browser.CHROMIUM, Backend.CPU),
         (Browser.FIREFOX, Backend.WEBGPU),
-        (Browser.FIREFOX, Backend.CPU),
+        *([(Browser.FIREFOX, Backend.CPU)] if WHOLE else []),
     )
 )
 
-#: Those that differ in what computes: Firefox runs the module on the CPU that Chromium runs.
-MODEL_LANES = tuple(lane for lane in KERNEL_LANES if lane != Lane(Browser.FIREFOX, Backend.CPU))
+#: Those that models of kernels run on.
+MODEL_LANES = tuple(lane for lane in KERNEL_LANES if WHOLE or lane.browser is Browser.CHROMIUM)
 #: Those of them that keep states.
 STATE_LANES = tuple(lane for lane in MODEL_LANES if lane.backend is not Backend.WEBNN)
 

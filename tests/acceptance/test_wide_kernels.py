@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_webaccel.terms import Backend, Lane
-from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
+from tests.acceptance.lanes import MODEL_LANES, run_on_lane
 from tests.browsers.driving import LAVAPIPE
 
 SUITE = Path(__file__).with_name("wide_kernels.py")
@@ -25,7 +25,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, 
 
 
 # Without a shader to compile, an example takes next to no time.
-@pytest.mark.parametrize(("backend", "examples"), [("webgpu", 12), ("cpu", 60)])
+@pytest.mark.parametrize(("backend", "examples"), [("webgpu", 7), ("cpu", 40)])
 def test_on_deno(pytester, monkeypatch, backend, examples):
     run(pytester, monkeypatch, Lane.parse(f"deno:{backend}"), examples)
 
@@ -34,11 +34,11 @@ def test_on_deno(pytester, monkeypatch, backend, examples):
 def test_on_denos_second_adapter(pytester, monkeypatch):
     for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         monkeypatch.setenv(variable, str(LAVAPIPE))
-    result = run(pytester, monkeypatch, Lane.parse("deno:webgpu"), 4)
+    result = run(pytester, monkeypatch, Lane.parse("deno:webgpu"), 3)
     result.stdout.fnmatch_lines(["lane deno:webgpu: *llvmpipe*"])
 
 
 # On the CPU Deno runs the same module as browsers do.
-@pytest.mark.parametrize("lane", [lane for lane in KERNEL_LANES if lane.backend is not Backend.CPU], ids=str)
+@pytest.mark.parametrize("lane", [lane for lane in MODEL_LANES if lane.backend is not Backend.CPU], ids=str)
 def test_browsers_confirm(pytester, monkeypatch, lane):
     run(pytester, monkeypatch, lane, 3)
