@@ -19,15 +19,13 @@ SUITE = Path(__file__).with_name("wide_kernels.py")
 
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, lane: Lane, examples: int) -> pytest.RunResult:
     monkeypatch.setenv("KERNEL_EXAMPLES", os.environ.get("KERNEL_EXAMPLES", str(examples)))
-    result = run_on_lane(pytester, monkeypatch, lane, SUITE.read_text(encoding="utf-8"), timeout=1800)
-    result.assert_outcomes(passed=8)
-    return result
+    return run_on_lane(pytester, monkeypatch, lane, SUITE.read_text(encoding="utf-8"), timeout=1800)
 
 
 # Without a shader to compile, an example takes next to no time.
 @pytest.mark.parametrize(("backend", "examples"), [("webgpu", 7), ("cpu", 40)])
 def test_on_deno(pytester, monkeypatch, backend, examples):
-    run(pytester, monkeypatch, Lane.parse(f"deno:{backend}"), examples)
+    run(pytester, monkeypatch, Lane.parse(f"deno:{backend}"), examples).assert_outcomes(passed=8)
 
 
 @pytest.mark.skipif(not LAVAPIPE.is_file(), reason="no lavapipe is here: apt-get install mesa-vulkan-drivers")
@@ -35,10 +33,11 @@ def test_on_denos_second_adapter(pytester, monkeypatch):
     for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
         monkeypatch.setenv(variable, str(LAVAPIPE))
     result = run(pytester, monkeypatch, Lane.parse("deno:webgpu"), 3)
+    result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(["lane deno:webgpu: *llvmpipe*"])
 
 
 # On the CPU Deno runs the same module as browsers do.
 @pytest.mark.parametrize("lane", [lane for lane in MODEL_LANES if lane.backend is not Backend.CPU], ids=str)
 def test_browsers_confirm(pytester, monkeypatch, lane):
-    run(pytester, monkeypatch, lane, 3)
+    run(pytester, monkeypatch, lane, 3).assert_outcomes(passed=8)
