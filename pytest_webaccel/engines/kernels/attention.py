@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.cpu import on_cpu
-from pytest_webaccel.engines.kernels.dispatch import Dispatch
+from pytest_webaccel.engines.kernels.gpu import on_webgpu
 from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, packed_ports
-from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
 from pytest_webaccel.engines.kernels.weights import Form, by_rows
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.dispatch import Operand, Target
+    from pytest_webaccel.engines.kernels.dispatch import Dispatch, Operand, Target
     from pytest_webaccel.engines.kernels.program import Floats
 
 __all__ = ["Lain", "attended", "attention", "fixed", "half"]
@@ -83,27 +82,13 @@ def attended(
     outputs = {"y": Output("float32", (form.heads, form.dim))}
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
-        made = manifest("attention")
-        chosen = made.constants(given or made.untuned(target.features))
-        workgroup = chosen["WORKGROUP"]
+        made = on_webgpu("attention", target, inputs, outputs, uniform, constant, given, (form.heads, 1, 1))
+        workgroup = made.chosen["WORKGROUP"]
         if form.dim > _CHANNELS * workgroup:
             raise ConfigurationError(
                 f"kernel attention: heads of {form.dim} channels are more than {_CHANNELS} x WORKGROUP={workgroup}"
             )
-        return Dispatch(
-            kernel=made.name,
-            source=made.digest,
-            code=made.code,
-            entry=made.entry,
-            constants={**constant, **chosen},
-            chosen=chosen,
-            form=constant,
-            bindings=("q", "packed", "recent", "y", "uniform"),
-            inputs=inputs,
-            outputs=outputs,
-            uniform=uniform,
-            workgroups=(form.heads, 1, 1),
-        )
+        return made
 
     def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         del target

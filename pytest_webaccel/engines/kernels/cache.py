@@ -9,8 +9,7 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.attention import Lain, attended, fixed, half
 from pytest_webaccel.engines.kernels.cpu import on_cpu
-from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
-from pytest_webaccel.engines.kernels.manifest import manifest
+from pytest_webaccel.engines.kernels.gpu import on_webgpu
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
 from pytest_webaccel.engines.kernels.state import Cell, State
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales
@@ -21,7 +20,7 @@ from pytest_webaccel.terms import Backend
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_webaccel.engines.kernels.dispatch import Operand, Target
+    from pytest_webaccel.engines.kernels.dispatch import Dispatch, Operand, Target
     from pytest_webaccel.engines.kernels.program import Floats
 
 __all__ = ["CacheLayout", "DeviceCache"]
@@ -266,23 +265,7 @@ class DeviceCache:
         form = {key: value for key, value in fixed(self.layout.form).items() if key in constants}
 
         def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
-            made = manifest(kernel)
-            chosen = made.constants(given or made.untuned(target.features))
-            stride, workgroups = spread(count, chosen["WORKGROUP"])
-            return Dispatch(
-                kernel=made.name,
-                source=made.digest,
-                code=made.code,
-                entry=made.entry,
-                constants={**form, **chosen},
-                chosen=chosen,
-                form=form,
-                bindings=(*inputs, name, "uniform"),
-                inputs=inputs,
-                outputs=outputs,
-                uniform=(count, stride, *told),
-                workgroups=workgroups,
-            )
+            return on_webgpu(kernel, target, inputs, outputs, (count, *told), form, given)
 
         def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
             del target

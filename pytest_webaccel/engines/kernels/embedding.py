@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.cpu import on_cpu
-from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
+from pytest_webaccel.engines.kernels.gpu import on_webgpu
 from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, packed_ports
-from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program
 from pytest_webaccel.engines.kernels.weights import FLOAT_BITS, by_rows, matrix_form, matrix_operand, whole
 from pytest_webaccel.errors import FeedError
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.dispatch import Target
+    from pytest_webaccel.engines.kernels.dispatch import Dispatch, Operand, Target
     from pytest_webaccel.engines.kernels.weights import Matrix
 
 __all__ = ["embedding"]
@@ -44,33 +43,17 @@ def embedding(
         raise FeedError(f"ids from {rows.min()} to {rows.max()}: the table has rows 0 to {form.rows - 1}")
     outputs = {"y": Output("float32", (rows.size, form.columns))}
 
-    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
-        made = manifest("embedding")
-        chosen = made.constants(given or made.untuned(target.features))
+    def opened() -> tuple[dict[str, Operand], dict[str, Output], tuple[int, ...]]:
         operand, words = matrix_operand(table, by_rows)
-        count = rows.size * form.columns
-        stride, workgroups = spread(count, chosen["WORKGROUP"])
-        return Dispatch(
-            kernel=made.name,
-            source=made.digest,
-            code=made.code,
-            entry=made.entry,
-            constants={**form.constants(), **chosen},
-            chosen=chosen,
-            form=form.constants(),
-            bindings=("ids", "packed", "y", "uniform"),
-            inputs={"ids": rows.astype(np.uint32), "packed": operand},
-            outputs=outputs,
-            uniform=(count, stride, form.columns, form.groups, words.scales, words.zeros),
-            workgroups=workgroups,
-        )
+        uniform = (rows.size * form.columns, form.columns, form.groups, words.scales, words.zeros)
+        return {"ids": rows.astype(np.uint32), "packed": operand}, outputs, uniform
+
+    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+        return on_webgpu("embedding", target, *opened(), form.constants(), given)
 
     def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         del target
-        operand, words = matrix_operand(table, by_rows)
-        inputs = {"ids": rows.astype(np.uint32), "packed": operand}
-        uniform = (rows.size * form.columns, form.columns, form.groups, words.scales, words.zeros)
-        return on_cpu("embedding", inputs, outputs, uniform, form.constants(), given)
+        return on_cpu("embedding", *opened(), form.constants(), given)
 
     def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
         del target

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytest_webaccel.engines.kernels.cpu import on_cpu
-from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
+from pytest_webaccel.engines.kernels.gpu import on_webgpu
 from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch
-from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
 from pytest_webaccel.engines.kernels.weights import array_operand
 from pytest_webaccel.errors import ConfigurationError, FeedError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pytest_webaccel.engines.kernels.dispatch import Operand, Target
+    from pytest_webaccel.engines.kernels.dispatch import Dispatch, Operand, Target
     from pytest_webaccel.engines.kernels.program import Floats
     from pytest_webaccel.engines.kernels.weights import Resident
 
@@ -231,35 +230,16 @@ def _program(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     attributes: Mapping[str, float] | None = None,
 ) -> Program:
-    """Return a program; without ``workgroups`` an invocation computes one of the ``uniform[0]`` parts after the other.
+    """Return a program; ``workgroups`` as :func:`on_webgpu` takes them.
 
-    How many invocations there are is told behind that number then. ``shapes`` are those under which a builder of graphs
-    reads inputs, where they are others than their own, and ``attributes`` what it is told beside ``fixed``.
+    ``shapes`` are those under which a builder of graphs reads inputs, where they are others than their own, and
+    ``attributes`` what it is told beside ``fixed``.
     """
     outputs = {"y": Output("float32", shape)}
     form = fixed or {}
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
-        made = manifest(name)
-        chosen = made.constants(given or made.untuned(target.features))
-        told, groups = uniform, workgroups
-        if groups is None:
-            stride, groups = spread(uniform[0], chosen["WORKGROUP"])
-            told = (uniform[0], stride, *uniform[1:])
-        return Dispatch(
-            kernel=made.name,
-            source=made.digest,
-            code=made.code,
-            entry=made.entry,
-            constants={**form, **chosen},
-            chosen=chosen,
-            form=form,
-            bindings=(*inputs, "y", "uniform"),
-            inputs=inputs,
-            outputs=outputs,
-            uniform=told,
-            workgroups=groups,
-        )
+        return on_webgpu(name, target, inputs, outputs, uniform, form, given, workgroups)
 
     def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         del target

@@ -1,0 +1,54 @@
+"""Programs as WebGPU computes them: shaders whose constants are ``override``s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
+from pytest_webaccel.engines.kernels.manifest import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_webaccel.engines.kernels.dispatch import Operand, Target
+    from pytest_webaccel.engines.kernels.program import Output
+
+__all__ = ["on_webgpu"]
+
+
+def on_webgpu(
+    kernel: str,
+    target: Target,
+    inputs: Mapping[str, Operand],
+    outputs: Mapping[str, Output],
+    uniform: Sequence[int],
+    form: Mapping[str, int],
+    given: Mapping[str, int],
+    workgroups: tuple[int, int, int] | None = None,
+) -> Dispatch:
+    """Return how WebGPU computes a program: a shader that binds the inputs, the outputs, and ``uniform``.
+
+    Without ``workgroups`` an invocation computes one of ``uniform[0]`` parts; how many invocations a row of workgroups
+    has is told behind that number then. ``form`` are constants of the shader, ``given`` the tunable ones that were
+    asked for. Raises ConfigurationError for one of these that there is not.
+    """
+    made = manifest(kernel)
+    chosen = made.constants(given or made.untuned(target.features))
+    told = tuple(uniform)
+    if workgroups is None:
+        stride, workgroups = spread(told[0], chosen["WORKGROUP"])
+        told = (told[0], stride, *told[1:])
+    return Dispatch(
+        kernel=made.name,
+        source=made.digest,
+        code=made.code,
+        entry=made.entry,
+        constants={**form, **chosen},
+        chosen=chosen,
+        form=form,
+        bindings=(*inputs, *outputs, "uniform"),
+        inputs=inputs,
+        outputs=outputs,
+        uniform=told,
+        workgroups=workgroups,
+    )
