@@ -98,7 +98,9 @@ class Tuner:
         """Add candidates to ``tried`` until the search ends, or its time."""
         probe = self._lease.lane.probe
         until = time.monotonic() + seconds
-        search = (every if whole else descend)(manifest(kernel, probe.lane.backend).tunable, untuned.chosen, trial.fits)
+        search = (every if whole else descend)(
+            manifest(untuned.kernel, probe.lane.backend).tunable, untuned.chosen, trial.fits
+        )
         candidate = next(search)
         with contextlib.suppress(StopIteration):
             while True:

@@ -26,7 +26,7 @@ export function within(promise, ms, what) {
 }
 
 /** What a device is asked for where the adapter has it: kernels look whether it has. */
-const FEATURES = /** @type {const} */ (["subgroups"]);
+const FEATURES = /** @type {const} */ (["subgroups", "shader-f16"]);
 /** Which adapter is asked for; the same as by the probe, whose findings are believed of this one. */
 const ADAPTER = /** @type {const} */ ({ powerPreference: "high-performance" });
 

@@ -109,7 +109,8 @@ async function webaccelProbe(deadlineMs) {
     const info = /** @type {any} */ (adapter).info ?? {};
     finding.adapter = [info.vendor, info.architecture, info.device, info.description].filter(Boolean).join(" ");
     finding.fallback = Boolean(info.isFallbackAdapter ?? /** @type {any} */ (adapter).isFallbackAdapter);
-    finding.features = Array.from(adapter.features, String).sort();
+    const language = /** @type {any} */ (navigator.gpu).wgslLanguageFeatures ?? [];
+    finding.features = [...Array.from(adapter.features, String), ...Array.from(language, String)].sort();
     for (const name in adapter.limits) {
       const value = /** @type {any} */ (adapter.limits)[name];
       if (typeof value === "number" && Number.isSafeInteger(value)) finding.limits[name] = value;

@@ -65,6 +65,15 @@ TUNE = (
         numpy.testing.assert_allclose(y, X @ WEIGHTS.dequantised().T, rtol=1e-4, atol=1e-4)
 
 
+    def test_rounded(webaccel):
+        asked = {"x": X, "weights": WEIGHTS, "activations": "int8"}
+        tuning = webaccel.tune("matmul_nbits", **asked, repeats=2, seconds=1)
+        dispatch = program("matmul_nbits", asked).lowered(Target.of(webaccel.probe))
+        found = webaccel._manner.choices.of(webaccel.probe, dispatch)
+        assert dict(found) == dict(tuning.best.constants)
+        assert {timing.state for timing in tuning.timings} == {"timed"}
+
+
     def test_what_cannot_be_tuned(webaccel):
         with pytest.raises(ConfigurationError, match="there is no kernel 'none'"):
             webaccel.tune("none", x=X)
@@ -92,16 +101,17 @@ LATER = (
 
 def test_a_choice_is_kept_in_the_database_and_taken_by_the_next_run(pytester, monkeypatch):
     first = run_on_lane(pytester, monkeypatch, WEBGPU, TUNE)
-    first.assert_outcomes(passed=2)
+    first.assert_outcomes(passed=3)
     with duckdb.connect("runs.duckdb", read_only=True) as database:
         rows = database.execute(
             "SELECT kernel, adapter, browser, constants, state, n, median_ms, nmse, chosen, untuned FROM tunings"
         ).fetchall()
-    assert {row[0] for row in rows} == {"matmul_nbits"}
+    assert {row[0] for row in rows} == {"matmul_nbits", "matmul_rounded"}
     assert all(row[1] and row[2].startswith("chromium ") for row in rows)
     assert all(row[5] >= 2 and row[6] > 0 and row[7] < 1e-6 for row in rows if row[4] == "timed")
-    [chosen] = [row for row in rows if row[8]]
-    assert sum(row[9] for row in rows) == 1
+    plain = [row for row in rows if row[0] == "matmul_nbits"]
+    [chosen] = [row for row in plain if row[8]]
+    assert sum(row[9] for row in plain) == 1
     second = run_on_lane(pytester, monkeypatch, WEBGPU, LATER)
     second.assert_outcomes(passed=1)
     second.stdout.fnmatch_lines([f"*chosen {json.dumps(json.loads(chosen[3]), sort_keys=True)}"])

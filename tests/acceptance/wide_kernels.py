@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from pytest_webaccel.browsers.usage import tree_usage
 from pytest_webaccel.engines.kernels import KERNELS
+from pytest_webaccel.engines.kernels.rounded import Activations
 from pytest_webaccel.engines.packing import Packed, pack
 from pytest_webaccel.engines.packing.cache import CacheForm, KeyScales, KVCache, attention
 
@@ -191,6 +192,62 @@ def test_plain_floats(webaccel, drawn):
         told = f"rows of 32 bits, {columns} x {k}, {other}, {seed}"
         cases.append(Case(KERNELS["embedding"](ids, weights), weights[ids], np.full((count, k), LEAST), told))
     hold(webaccel, cases)
+
+
+@WIDE
+@given(
+    bits=st.sampled_from([2, 3, 4, 8]),
+    group=st.sampled_from([32, 64, 128]),
+    zero_points=st.booleans(),
+    kind=st.sampled_from([Activations.INT8, Activations.FLOAT16]),
+    native=st.booleans(),
+    drawn=st.lists(st.tuples(rows, st.integers(1, 140), lengths, seeds, kinds), min_size=1, max_size=3),
+)
+def test_rounded_activations(webaccel, bits, group, zero_points, kind, native, drawn):
+    if webaccel.lane.backend != "webgpu":
+        pytest.skip("activations are rounded on WebGPU only")
+    held: list[Any] = []
+    asked: dict[str, Any] = {}
+    for at, (count, columns, k, seed, of) in enumerate(drawn):
+        chance = np.random.default_rng(seed)
+        packed, weights = drawn_packed(chance, (columns, k), bits, group, np.float16, zero_points)
+        x = values(chance, (count, k), of)
+        program = KERNELS["matmul_nbits"](x, packed, activations=kind, **({} if native else {"constants": PLAIN}))
+        asked |= {f"y{at}": program["y"], f"values{at}": program.inputs["x"], f"scales{at}": program.inputs["scales"]}
+        held.append((x, packed, weights, f"{kind}, {bits} bits in {group}, {count} x {columns} x {k}, {of}, {seed}"))
+    got = webaccel.compute(asked)
+    for at, (x, packed, weights, told) in enumerate(held):
+        near = held_rounding(x, got[f"values{at}"], got[f"scales{at}"].astype(np.float64), kind, told)
+        right = near @ weights.T
+        largest = np.abs(x).astype(np.float64).max(-1, keepdims=True)
+        # zeros are taken off at the end, so a code counts whole; float16 rounds each product, and takes less for zero
+        spread = 2.0**bits * np.abs(packed.scales.astype(np.float64)).max(-1)
+        bound = (x.shape[1] + 16) * UNIT * np.abs(near).sum(-1, keepdims=True) * spread + LEAST * (1 + spread)
+        if native and kind is Activations.FLOAT16:
+            bound += 2.0**-9 * np.abs(near) @ np.abs(weights).T + 2.0**-13 * largest * np.abs(weights).sum(-1)
+        assert (np.abs(got[f"y{at}"] - right) <= bound).all(), told
+
+
+#: Constants under which nothing but float32 is multiplied.
+PLAIN = {"NATIVE": 0}
+
+
+def held_rounding(x: Array, words: Array, scales: Array, kind: Activations, told: str) -> Array:
+    """Return what rounded ``x`` stands for, float64, once it is held against ``x``."""
+    read = words.view(np.int8 if kind is Activations.INT8 else np.float16).astype(np.float64)
+    read = read.reshape(*words.shape[:2], 32)
+    padded = np.zeros(read.shape)
+    padded.reshape(len(x), -1)[:, : x.shape[1]] = x
+    near = read * scales[..., :1]
+    if kind is Activations.INT8:
+        allowed = scales[..., :1] * (0.5 + 2**-12)
+    else:
+        allowed = np.abs(padded) * 2.0**-11 + scales[..., :1] * 2.0**-14
+    assert (np.abs(near - padded) <= allowed + 1e-35).all(), told
+    np.testing.assert_allclose(
+        scales[..., 1], near.sum(-1), rtol=1e-5, atol=32 * UNIT * np.abs(near).max() + LEAST, err_msg=told
+    )
+    return near.reshape(len(x), -1)[:, : x.shape[1]]
 
 
 def product(x: Array, operand: Any, weights: Array, told: str) -> Case:

@@ -7,6 +7,9 @@ Peers run with ``accuracy_level`` 0, which computes in float32 as ours does, and
 bits; what is better counts. A ratio is that of the better of onnxruntime-web's two WebGPU builds to ours on WebGPU, of
 its WebNN to ours on WebNN, and of its wasm, on one thread, to ours on the CPU, so more than 1 is faster.
 
+``--alone`` leaves the peers out, for more rounds of ours: what other bits, and ``--activations`` that are rounded
+before they are multiplied, take beside 4 bits and float32.
+
 onnxruntime-web may run on its wasm what it was asked to run on WebNN, or on WebGPU. ``placed`` is where its own log
 says that nodes are; a peer of which none is on the accelerator has a row but counts for nothing.
 """
@@ -28,12 +31,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pytest_webaccel.browsers.probe import lanes_table
 from pytest_webaccel.engines.kernels import Computation, Resident, program
+from pytest_webaccel.engines.kernels.rounded import Activations
 from pytest_webaccel.engines.packing import quantise, to_matmul_nbits
 from pytest_webaccel.errors import WebAccelError
 from pytest_webaccel.pool.kernels import run_kernels
 from pytest_webaccel.report.statistics import summarise
 from pytest_webaccel.terms import CPU_PROVIDER, Backend, Browser, Lane, OrtBuild
-from tests.bench.common import finish, ratio_of_medians, start_worker
+from tests.bench.common import finish, ratio_of_medians, resampled, start_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from pytest_webaccel.terms import ProbeResult
 
 _GROUP = 32
+#: Bits that others are held against.
+_BITS = 4
 _DEADLINE_S = 120.0
 #: Normalised squared error below which an answer is right.
 _RIGHT = 5e-4
@@ -87,6 +93,7 @@ class Sample:
     backend: Backend
     bits: int
     call: Callable[[], Reply]
+    activations: Activations = Activations.FLOAT32
     placed: str = ""
     first_ms: float = math.nan
     nmse: float = math.nan
@@ -102,6 +109,14 @@ def parsed(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 2, 3, 8])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048], help="of k and of the columns")
+    parser.add_argument("--alone", action="store_true", help="leave onnxruntime-web out")
+    parser.add_argument(
+        "--activations",
+        type=Activations,
+        nargs="+",
+        default=[Activations.FLOAT32],
+        help="what x is rounded to before, on WebGPU",
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=10.0, help="most for the rounds of a shape, after three")
     return parser.parse_args(given)
@@ -132,14 +147,15 @@ class Bench:
         self._worker = worker
         self._leases = leases
 
-    def ours(self, backend: Backend, x: np.ndarray[Any, Any], weights: Packed) -> Sample:
+    def ours(self, backend: Backend, x: np.ndarray[Any, Any], weights: Packed, activations: Activations) -> Sample:
         lease = self._leases[backend]
-        work = Computation(program("matmul_nbits", {"x": x, "weights": Resident(weights)}).all_outputs())
+        given = {"x": x, "weights": Resident(weights), "activations": activations}
+        work = Computation(program("matmul_nbits", given).all_outputs())
 
         def call() -> Reply:
             return self._worker.call(run_kernels(lease, work, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
-        return Sample("ours", backend, weights.bits, call)
+        return Sample("ours", backend, weights.bits, call, activations)
 
     def theirs(self, name: str, x: np.ndarray[Any, Any], weights: Packed, accuracy: int) -> Sample:
         """Raise a WebAccelError where it does not load the model."""
@@ -168,9 +184,16 @@ class Bench:
                 self._worker.call(lease.drop(loaded, deadline=_DEADLINE_S), deadline=_DEADLINE_S)
             self._worker.call(lease.lane.here.free_constants(deadline=_DEADLINE_S), deadline=_DEADLINE_S)
 
-    def samples(self, x: np.ndarray[Any, Any], weights: Packed, backends: Sequence[Backend]) -> list[Sample]:
-        found = [self.ours(backend, x, weights) for backend in backends]
-        if weights.bits == 3:  # MatMulNBits has no three bits
+    def samples(
+        self, x: np.ndarray[Any, Any], weights: Packed, backends: Sequence[Backend], options: argparse.Namespace
+    ) -> list[Sample]:
+        found = [
+            self.ours(backend, x, weights, activations)
+            for backend in backends
+            for activations in options.activations
+            if backend is Backend.WEBGPU or activations is Activations.FLOAT32
+        ]
+        if options.alone or weights.bits == 3:  # MatMulNBits has no three bits
             return found
         for name, accuracy in itertools.product(_PEERS, (0, 4)):
             if _PEERS[name][0] not in self._leases:
@@ -202,7 +225,7 @@ def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: ar
     for bits in options.bits:
         weights = quantise(plain, bits, group=_GROUP)
         right = x.astype(np.float64) @ weights.dequantised().astype(np.float64).T
-        for sample in bench.samples(x, weights, backends):
+        for sample in bench.samples(x, weights, backends, options):
             try:
                 reply = sample.call()
             except WebAccelError as error:
@@ -226,10 +249,23 @@ def measure(bench: Bench, shape: Shape, backends: Sequence[Backend], options: ar
 
 
 def better(samples: Sequence[Sample], ours: Sample) -> Sample | None:
-    """Return the fastest of onnxruntime-web's on the backend of ours that is right, and really there."""
+    """Return the fastest of onnxruntime-web's on the backend of ours that is right, and really there.
+
+    What is alone is held against our own: rounded activations against float32, other bits against 4.
+    """
+    if ours.activations is not Activations.FLOAT32:
+        return own(samples, ours, ours.bits)
+    if len({one.name for one in samples}) == 1:
+        return own(samples, ours, _BITS) if ours.bits != _BITS else None
     beside = [one for one in samples if one.bits == ours.bits and one.name.split()[0] in _BESIDE[ours.backend]]
     valid = [one for one in beside if counts(one.backend, one.placed, one.nmse)]
     return min(valid, key=lambda one: statistics.median(one.times), default=None)
+
+
+def own(samples: Sequence[Sample], ours: Sample, bits: int) -> Sample | None:
+    """Return our sample of float32 activations at so many bits."""
+    kinds = [one for one in samples if one.name == ours.name and one.backend is ours.backend and one.bits == bits]
+    return next((one for one in kinds if one.activations is Activations.FLOAT32), None)
 
 
 def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, ProbeResult]) -> list[dict[str, Any]]:
@@ -247,6 +283,7 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
             "lane": str(probe.lane),
             "adapter": probe.adapter,
             "implementation": sample.name,
+            "activations": str(sample.activations),
             "n": summary.n,
             "median_ms": summary.median,
             "median_low_ms": interval.low if interval else None,
@@ -260,22 +297,55 @@ def rows_of(shape: Shape, samples: Sequence[Sample], table: Mapping[Backend, Pro
             told["placed"] = sample.placed
         beside = better(samples, sample) if sample.name == "ours" else None
         if beside is not None:
-            told["peer"], told["peer_ms"] = beside.name, statistics.median(beside.times)
+            told["peer"] = f"{beside.name}, {beside.bits} bits" if beside.name == "ours" else beside.name
+            told["peer_ms"] = statistics.median(beside.times)
             told["ratio"], told["ratio_low"], told["ratio_high"] = ratio_of_medians(beside.times, sample.times)
         rows.append(told)
     return rows
 
 
-def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the rows come to: geometric means over shapes, of medians."""
+def summary_alone(found: Mapping[Shape, Sequence[Sample]], table: Mapping[Backend, ProbeResult]) -> list[str]:
+    """Return how ours stand beside our own: geometric means over shapes, with bootstrap intervals of 95 %."""
+    ratios: dict[tuple[Backend, int, Activations], list[tuple[float, Any]]] = {}
+    for samples in found.values():
+        for sample in samples:
+            if beside := better(samples, sample):
+                chance = np.random.default_rng(0)
+                drawn = resampled(beside.times, chance) / resampled(sample.times, chance)
+                ratio = statistics.median(beside.times) / statistics.median(sample.times)
+                ratios.setdefault((sample.backend, sample.bits, sample.activations), []).append((ratio, drawn))
+    lines = []
+    for (backend, bits, activations), pairs in ratios.items():
+        mean = statistics.geometric_mean([ratio for ratio, _ in pairs])
+        low, high = np.percentile(np.exp(np.mean([np.log(drawn) for _, drawn in pairs], axis=0)), [2.5, 97.5])
+        rounded = activations is not Activations.FLOAT32
+        about = f"{bits} bits, x rounded to {activations}" if rounded else f"{bits} bits"
+        beside_what = "float32" if rounded else f"our {_BITS} bits"
+        lines.append(
+            f"{table[backend].lane}, {about}: geometric mean {mean:.2f} times as fast as {beside_what} ({low:.2f} to "
+            f"{high:.2f}) over {len(pairs)} shapes, least {min(ratio for ratio, _ in pairs):.2f}"
+        )
+    return lines
+
+
+def right_times(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, Lane, int], dict[Shape, float]]:
+    """Return the medians of what counts, of each implementation, lane and number of bits by shape."""
     found: dict[tuple[str, Lane, int], dict[Shape, float]] = {}
     for row in rows:
+        if row["activations"] != Activations.FLOAT32:
+            continue
         name = str(row["implementation"]).split()[0]  # of one implementation the better accuracy level
         shape, lane = Shape(row["rows"], row["k"], row["columns"]), Lane.parse(row["lane"])
         if name != "ours" and not counts(lane.backend, row["placed"], float(row["nmse"])):
             continue
         times = found.setdefault((name, lane, row["bits"]), {})
         times[shape] = min(times.get(shape, math.inf), row["median_ms"])
+    return found
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the rows come to: geometric means over shapes, of medians."""
+    found = right_times(rows)
     lines = []
     for (name, lane, bits), ours in found.items():
         if name != "ours":
@@ -304,8 +374,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def compared(browser: Browser, table: Sequence[ProbeResult], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows of one browser's lanes."""
+def compared(
+    browser: Browser, table: Sequence[ProbeResult], options: argparse.Namespace
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of one browser's lanes, and what they come to."""
     probes = {probe.lane.backend: probe for probe in table}
     backends = options.backends or [backend for backend in _BESIDE if backend in probes]
     if missing := set(backends or _BESIDE) - set(probes):
@@ -315,16 +387,19 @@ def compared(browser: Browser, table: Sequence[ProbeResult], options: argparse.N
         probes = {Backend.CPU: probes[Backend.CPU]}
     shapes = [Shape(*parts) for parts in itertools.product(options.rows, options.sizes, options.sizes)]
     worker, rows = start_worker(list(probes.values())), []
+    found: dict[Shape, list[Sample]] = {}
     try:
         leases = {backend: worker.lease(probe.lane, f"bench-{backend}") for backend, probe in probes.items()}
         bench = Bench(worker, {backend: lease.__enter__() for backend, lease in leases.items()})
         for number, shape in enumerate(shapes, 1):
-            made = rows_of(shape, measure(bench, shape, backends, options), probes)
+            found[shape] = measure(bench, shape, backends, options)
+            made = rows_of(shape, found[shape], probes)
             rows += made
             for ours in (row for row in made if row["implementation"] == "ours"):
-                faster = f", {ours['ratio']:.2f} times as fast" if "ratio" in ours else ""
+                faster = f", {ours['ratio']:.2f} times as fast as {ours['peer']}" if "ratio" in ours else ""
                 print(
-                    f"{number} of {len(shapes)}: {ours['lane']}, {ours['bits']} bits, {shape.rows} x {shape.k} x "
+                    f"{number} of {len(shapes)}: {ours['lane']}, {ours['bits']} bits, {ours['activations']}, "
+                    f"{shape.rows} x {shape.k} x "
                     f"{shape.columns}: {ours['median_ms']:.2f} ms{faster}",
                     flush=True,
                 )
@@ -332,7 +407,7 @@ def compared(browser: Browser, table: Sequence[ProbeResult], options: argparse.N
             lease.__exit__(None, None, None)
     finally:
         worker.stop()
-    return rows
+    return rows, summary_alone(found, probes) if options.alone else summary(rows)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -340,12 +415,14 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.quick:
         options.bits, options.sizes, options.rounds = [4], [1024], 5
     rows: list[dict[str, Any]] = []
+    lines: list[str] = []
     whole: list[ProbeResult] = []
     for browser in options.browser:
         table = tuple(probe for probe in lanes_table([browser]) if probe.works)
-        rows += compared(browser, table, options)
+        made, told = compared(browser, table, options)
+        rows, lines = [*rows, *made], [*lines, *told]
         whole += table
-    finish("kernels", rows, whole, options.out, summary(rows))
+    finish("kernels_alone" if options.alone else "kernels", rows, whole, options.out, lines)
     return 0
 
 

@@ -245,4 +245,4 @@ def test_every_benchmark_has_its_place_in_the_results():
     benches = {path.stem for path in (ROOT / "tests/bench").glob("[a-z]*.py") if "def main(" in path.read_text()}
     opened, closed = (re.findall(rf"<!-- {mark}results:(\w+) -->", text) for mark in ("", "/"))
     assert opened == closed
-    assert set(opened) == benches | {"demo"}
+    assert set(opened) == benches | {"demo", "kernels_alone"}

@@ -35,7 +35,8 @@ WIDE = np.ones((1, 1, 600), np.float32)
 
 
 def test_every_kernel_has_a_manifest_and_what_makes_its_program():
-    assert set(names()) == {*KERNELS, "kv_append", "kv_quantise"}, "the latter two by DeviceCache"
+    others = {"kv_append", "kv_quantise", "round_activations", "matmul_rounded"}
+    assert set(names()) == {*KERNELS, *others}, "the others are made by DeviceCache and matmul_nbits"
     for name in names():
         made = manifest(name)
         assert made.name == name

@@ -38,7 +38,7 @@ def test_what_ships_is_what_the_sources_make(tmp_path):
 
 
 def test_a_cpu_has_nothing_to_tune():
-    assert not [name for name in names() if manifest(name, "cpu").tunable]
+    assert not [name for name in names("cpu") if manifest(name, "cpu").tunable]
     with pytest.raises(ConfigurationError, match=r"WORKGROUP=32 cannot be chosen \(known: \{\}\)"):
         KERNELS["softmax"](np.ones((1, 2), np.float32), constants={"WORKGROUP": 32}).lowered(TARGET)
 
@@ -169,7 +169,7 @@ BOUNDS = """
 
 def test_nothing_beyond_a_buffer_is_read_or_written_and_both_builds_agree():
     told = [{"name": name, **dispatched({"y": tensor})} for name, tensor in programs().items()]
-    assert {one["entry"] for one in told} == set(names())
+    assert {one["entry"] for one in told} == set(names("cpu"))
     found = in_page(f"const programs = {json.dumps(told)}; {BOUNDS}")
     assert found["wrong"] == []
     for name, simd in found["simd"].items():

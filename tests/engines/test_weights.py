@@ -7,27 +7,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_webaccel.engines.kernels.weights import by_columns, by_quads, slots, width
+from pytest_webaccel.engines.kernels.weights import by_bytes, by_columns, by_quads, byte_slots, slots, width
 from pytest_webaccel.engines.packing import Packed, Search, quantise
 from pytest_webaccel.engines.packing.layout import BITS, BLOCK, unpack
 
 
+@pytest.mark.parametrize("where", [slots, byte_slots])
 @pytest.mark.parametrize("bits", BITS)
-def test_slots_take_every_bit_of_a_block_once_and_every_bit_of_a_code(bits):
-    taken = [(piece.word, piece.shift + bit) for pieces in slots(bits) for piece in pieces for bit in range(piece.bits)]
+def test_slots_take_every_bit_of_a_block_once_and_every_bit_of_a_code(bits, where):
+    taken = [(piece.word, piece.shift + bit) for pieces in where(bits) for piece in pieces for bit in range(piece.bits)]
     assert sorted(taken) == [(word, bit) for word in range(bits) for bit in range(BLOCK)]
-    for pieces in slots(bits):
+    for pieces in where(bits):
         assert [bit for piece in pieces for bit in range(piece.start, piece.start + piece.bits)] == list(range(bits))
 
 
-def read(words: np.ndarray, bits: int, rows: int) -> np.ndarray:
-    """Return the codes of each row as a kernel finds them, (rows, blocks, 32); of a word the top bit is inverted."""
+@pytest.mark.parametrize("bits", BITS)
+def test_four_neighbours_lie_in_the_bytes_of_a_word(bits):
+    for first in range(0, BLOCK, 4):
+        for byte in range(4):
+            pieces, low = byte_slots(bits)[first + byte], byte_slots(bits)[first]
+            assert [(one.word, one.shift - 8 * byte) for one in pieces] == [(one.word, one.shift) for one in low]
+            assert all(8 * byte <= one.shift and one.shift + one.bits <= 8 * byte + 8 for one in pieces)
+
+
+def read(words: np.ndarray, bits: int, rows: int, where=slots, inverted: int = 1 << 31) -> np.ndarray:
+    """Return the codes of each row as a kernel finds them, (rows, blocks, 32); of words some bits are inverted."""
     wide = width(bits)
     vectors = words.reshape(-1, bits // wide, rows, wide)
     codes = np.zeros((rows, len(vectors), BLOCK), np.uint32)
-    for code, pieces in enumerate(slots(bits)):
+    for code, pieces in enumerate(where(bits)):
         for piece in pieces:
-            word = vectors[:, piece.word // wide, :, piece.word % wide].T ^ np.uint32(1 << 31)
+            word = vectors[:, piece.word // wide, :, piece.word % wide].T ^ np.uint32(inverted)
             codes[..., code] |= (word >> np.uint32(piece.shift) & np.uint32((1 << piece.bits) - 1)) << np.uint32(
                 piece.start
             )
@@ -57,6 +67,10 @@ def test_codes_scales_and_zeros_come_back(bits, rows, columns, zero_points, scal
     for row in range(rows):
         np.testing.assert_array_equal(quads[row][:, np.arange(BLOCK) ^ row % 4 * 4], codes[row])
     np.testing.assert_array_equal(plain.data[plain.scales :], turned.data[turned.scales :])
+    bytewise = by_bytes(weights)
+    found = read(bytewise.data[: bytewise.scales], bits, rows, byte_slots, 0x80808080 if bits == 8 else 0)
+    np.testing.assert_array_equal(found, codes)
+    np.testing.assert_array_equal(plain.data[plain.scales :], bytewise.data[bytewise.scales :])
 
     kept = plain.data[plain.scales : plain.zeros]
     if scales == "f4":

@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.embedding import embedding
 from pytest_webaccel.engines.kernels.matmul import matmul_nbits
+from pytest_webaccel.engines.kernels.rounded import Activations
 from pytest_webaccel.engines.kernels.rows import add, gelu, layer_norm, mean_pool, self_attention
 from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.engines.packing import Packed, quantise
@@ -50,7 +51,9 @@ class Bert:
     Weights are float32, or matrices that are packed already; packed positions hold their type, as :meth:`weight` gives
     them. ``heads`` are those of its attention, ``epsilon`` is that of its normalisation. ``bits`` are those of matrices
     that are not packed yet: one number for all, or by name, 32 for plain float32, which is the default; see
-    :attr:`matrices`. Raises ConfigurationError for weights that are missing or do not fit together.
+    :attr:`matrices`. ``activations`` is what the input of a product with packed weights is rounded to, see
+    :func:`~pytest_webaccel.engines.kernels.matmul.matmul_nbits`. Raises ConfigurationError for weights that are missing
+    or do not fit together.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Bert:
         epsilon: float = 1e-12,
         bits: int | Mapping[str, int] = 32,
         group: int = 32,
+        activations: Activations | str = Activations.FLOAT32,
     ) -> None:
         numbers = {int(found[1]) for name in weights if (found := re.match(r"encoder\.layer\.(\d+)\.", name))}
         self.layers = max(numbers, default=-1) + 1
@@ -80,6 +84,7 @@ class Bert:
         if heads < 1 or self.width % heads:
             raise ConfigurationError(f"heads={heads}: the width of {self.width} is not a multiple of it")
         self._epsilon = epsilon
+        self._activations = activations
         plain = {name: _floats(weights[name]) for name in names}
         if not typed:
             # What every token has of its type is added to the positions: there is one type here.
@@ -134,7 +139,9 @@ class Bert:
         return self._normal(add(self._linear(wide, f"{at}output.dense"), middle)["y"], f"{at}output.LayerNorm")
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        product = matmul_nbits(x, self._weights[f"{name}.weight"])["y"]
+        weight = self._weights[f"{name}.weight"]
+        activations = self._activations if isinstance(weight.value, Packed) else Activations.FLOAT32
+        product = matmul_nbits(x, weight, activations=activations)["y"]
         return add(product, self._weights[f"{name}.bias"])["y"]
 
     def _normal(self, x: Tensor, name: str) -> Tensor:

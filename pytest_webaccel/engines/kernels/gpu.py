@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_webaccel.engines.kernels.dispatch import Dispatch, spread
 from pytest_webaccel.engines.kernels.manifest import manifest
+from pytest_webaccel.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.dispatch import Operand, Target
     from pytest_webaccel.engines.kernels.program import Output
 
-__all__ = ["on_webgpu"]
+__all__ = ["on_webgpu", "require_tile"]
+
+#: Bytes of a workgroup's own memory that every device has.
+_SHARED_BYTES = 16_384
 
 
 def on_webgpu(
@@ -52,3 +56,16 @@ def on_webgpu(
         uniform=told,
         workgroups=workgroups,
     )
+
+
+def require_tile(kernel: str, chosen: Mapping[str, int], most: int) -> None:
+    """Raise ConfigurationError for a tile of more than ``most`` elements, or too large for invocations to share it."""
+    tile = chosen["TILE_ROWS"] * chosen["TILE_COLUMNS"]
+    if tile > most:
+        raise ConfigurationError(f"kernel {kernel}: a tile of {tile} elements is more than {most}")
+    shared = 4 * chosen["WORKGROUP"] * tile
+    if chosen["SPLIT"] > 1 and shared > _SHARED_BYTES:
+        raise ConfigurationError(
+            f"kernel {kernel}: invocations that share a tile keep {shared:,} bytes, more than the "
+            f"{_SHARED_BYTES:,} that every device has for a workgroup (maxComputeWorkgroupStorageSize)"
+        )

@@ -79,20 +79,26 @@ def _rendered(name: str, code: str, values: tuple[tuple[str, Any], ...]) -> str:
     return SandboxedEnvironment(undefined=StrictUndefined, **settings).from_string(code).render(values, name=name)
 
 
-def names() -> tuple[str, ...]:
-    """Return the kernels that there are."""
-    return tuple(sorted(folder.name for folder in shipped("kernels").iterdir() if (folder / _FILE).is_file()))
+def names(backend: str = "webgpu") -> tuple[str, ...]:
+    """Return the kernels that there are for a backend; all are there for WebGPU."""
+    return tuple(name for name, told in _manifests().items() if backend in told)
+
+
+@functools.cache
+def _manifests() -> Mapping[str, Mapping[str, Any]]:
+    folders = sorted(path for path in shipped("kernels").iterdir() if (path / _FILE).is_file())
+    return {folder.name: tomllib.loads((folder / _FILE).read_text(encoding="utf-8")) for folder in folders}
 
 
 @functools.cache
 def manifest(name: str, backend: str = "webgpu") -> Manifest:
     """Return a kernel's implementation for a backend; raises ConfigurationError where there is none."""
-    if name not in names():
-        raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(names())})")
+    if name not in _manifests():
+        raise ConfigurationError(f"there is no kernel {name!r} (known: {', '.join(_manifests())})")
     root = shipped("kernels")
     folder = root / name
-    told = tomllib.loads((folder / _FILE).read_text(encoding="utf-8"))
-    section: dict[str, Any] | None = told.get(backend)
+    told = _manifests()[name]
+    section: Mapping[str, Any] | None = told.get(backend)
     if section is None:
         there = [key for key, value in told.items() if isinstance(value, dict)]
         raise ConfigurationError(f"kernel {name} is not there for {backend} (it is for {', '.join(there)})")

@@ -10,9 +10,11 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
+from pytest_webaccel.engines.kernels.gpu import require_tile
 from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, opened_ports
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
+from pytest_webaccel.engines.kernels.rounded import Activations, matmul_rounded
 from pytest_webaccel.engines.kernels.weights import (
     FLOAT_BITS,
     Resident,
@@ -28,6 +30,7 @@ from pytest_webaccel.engines.kernels.weights import (
 )
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
+from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,19 +47,24 @@ _MOST_TILE = 64
 _MANY_ROWS, _VERY_MANY_ROWS = 8, 64
 #: Constants of a tile: who gives one of them gives the tile.
 _TILE = frozenset({"TILE_ROWS", "TILE_COLUMNS"})
-#: Bytes of a workgroup's own memory that every device has.
-_SHARED_BYTES = 16_384
 #: Lanes that tell one another what they read.
 _QUAD = 4
 _WORD_BITS = 32
 
 
-def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | None = None) -> Program:
+def matmul_nbits(
+    x: Floats,
+    weights: Matrix,
+    *,
+    activations: Activations | str = Activations.FLOAT32,
+    constants: Mapping[str, int] | None = None,
+) -> Program:
     """Return the program of ``x @ weights.dequantised().T``: float32 of shape (rows of x, rows of weights), as ``y``.
 
-    ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32;
-    ``constants`` are tunable ones, by name. Raises FeedError for an ``x`` that does not fit; constants that do
-    not fit together are refused where it is lowered.
+    ``x`` is float32 of shape (rows, k), ``weights`` are n rows of k, packed or plain float32; ``constants`` are tunable
+    ones, by name. Nothing is rounded unless asked for: with ``activations`` ``int8`` or ``float16``, on WebGPU, ``x``
+    is, every 32 elements of a row under a scale of their own. Raises FeedError for an ``x`` that does not fit;
+    constants that do not fit together are refused where it is lowered.
     """
     require((np.ndarray, Tensor), x=x)
     form = matrix_form("weights", weights)
@@ -65,6 +73,9 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
             f"x is float32 of shape [rows, {form.columns}], as the weights have {form.columns} columns; got "
             f"{x.dtype} of shape {list(x.shape)}"
         )
+    kind = _activations(activations)
+    if kind is not Activations.FLOAT32:
+        return matmul_rounded(x, weights, kind, constants=constants)
     rows, columns = x.shape[0], form.rows
     outputs = {"y": Output("float32", (rows, columns))}
 
@@ -135,6 +146,14 @@ def matmul_nbits(x: Floats, weights: Matrix, *, constants: Mapping[str, int] | N
     return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, ways, constants or {})
 
 
+def _activations(given: Activations | str) -> Activations:
+    require(str, activations=given)
+    try:
+        return pick(Activations, given, "activations")
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
 def _tile(rows: int, *, quads: bool) -> dict[str, int]:
     """Return the tile where none is given: as large as makes up for the time to compile it.
 
@@ -150,15 +169,7 @@ def _tile(rows: int, *, quads: bool) -> dict[str, int]:
 
 
 def _fitting(chosen: Mapping[str, int]) -> None:
-    tile = chosen["TILE_ROWS"] * chosen["TILE_COLUMNS"]
-    if tile > _MOST_TILE:
-        raise ConfigurationError(f"kernel matmul_nbits: a tile of {tile} elements is more than {_MOST_TILE}")
-    shared = 4 * chosen["WORKGROUP"] * tile
-    if chosen["SPLIT"] > 1 and shared > _SHARED_BYTES:
-        raise ConfigurationError(
-            f"kernel matmul_nbits: invocations that share a tile keep {shared:,} bytes, more than the "
-            f"{_SHARED_BYTES:,} that every device has for a workgroup (maxComputeWorkgroupStorageSize)"
-        )
+    require_tile("matmul_nbits", chosen, _MOST_TILE)
     if chosen["QUADS"] and chosen["SPLIT"] > 1:
         raise ConfigurationError("kernel matmul_nbits: QUADS=1 goes with SPLIT=1, as quads stay together in a loop")
     if chosen["WORKGROUP"] // chosen["SPLIT"] < _QUAD:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.rounded import Activations, rounded
 from pytest_webaccel.engines.kernels.weights import Resident
 from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.engines.packing import cache as caches
@@ -43,8 +44,10 @@ def _plain(weights: Weights) -> NDArray[Any]:
     return weights.dequantised() if isinstance(weights, Packed) else weights
 
 
-def _matmul_nbits(x: NDArray[Any], weights: Weights) -> Doubles:
-    product: Doubles = x.astype(np.float64) @ _plain(weights).astype(np.float64).T
+def _matmul_nbits(x: NDArray[Any], weights: Weights, *, activations: str = Activations.FLOAT32) -> Doubles:
+    kind = Activations(activations)
+    wide = x.astype(np.float64) if kind is Activations.FLOAT32 else rounded(x, kind)
+    product: Doubles = wide @ _plain(weights).astype(np.float64).T
     return product
 
 

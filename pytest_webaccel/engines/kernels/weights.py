@@ -17,7 +17,7 @@ from pytest_webaccel.engines.packing.tiles import code_tiles, tiles
 from pytest_webaccel.errors import FeedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,10 +31,12 @@ __all__ = [
     "Weights",
     "Words",
     "array_operand",
+    "by_bytes",
     "by_columns",
     "by_quads",
     "by_rows",
     "by_tiles",
+    "byte_slots",
     "matrix_form",
     "matrix_operand",
     "slots",
@@ -166,7 +168,7 @@ def by_columns(weights: Weights) -> Words:
     Codes lie in :func:`slots`, as vectors of :func:`width` words. Two groups share a word of scales where these are
     float16, four groups one of zeros.
     """
-    return _columns(weights, quads=False)
+    return _columns(weights, slots, quads=False)
 
 
 def by_quads(weights: Weights) -> Words:
@@ -174,7 +176,12 @@ def by_quads(weights: Weights) -> Words:
 
     Of row n of the weights the code at ``p ^ (n % 4 * 4)`` of a block is in slot ``p``.
     """
-    return _columns(weights, quads=True)
+    return _columns(weights, slots, quads=True)
+
+
+def by_bytes(weights: Packed) -> Words:
+    """Return them side by side as :func:`by_columns`, with codes in :func:`byte_slots`."""
+    return _columns(weights, byte_slots, quads=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -216,24 +223,48 @@ def _slot(bits: int, code: int) -> tuple[Piece, ...]:
     return (Piece(code, 0, bits),)
 
 
+@functools.cache
+def byte_slots(bits: int) -> tuple[tuple[Piece, ...], ...]:
+    """Return where :func:`by_bytes` puts each of the 32 codes of a block: four neighbours in the four bytes of a word.
+
+    Of 3 bits the two lower ones lie as codes of 2 bits do, the uppermost in a word of their own. Of 8 bits the
+    uppermost is inverted, so that a byte is a signed number.
+    """
+    return tuple(_byte_slot(bits, code // 4, 8 * (code % 4)) for code in range(BLOCK))
+
+
+def _byte_slot(bits: int, quad: int, byte: int) -> tuple[Piece, ...]:
+    if bits == 3:
+        return (*_byte_slot(2, quad, byte), Piece(2, byte + quad, 1, start=2))
+    each = 8 // bits
+    return (Piece(quad // each, byte + bits * (quad % each), bits),)
+
+
 def width(bits: int) -> int:
     """Return how many words of a row lie side by side, to be read at once."""
     return {2: 2, 3: 1}.get(bits, 4)
 
 
-def _columns(weights: Weights, *, quads: bool) -> Words:
+def _columns(weights: Weights, where: Callable[[int], Sequence[Sequence[Piece]]], *, quads: bool) -> Words:
     if not isinstance(weights, Packed):
         words = _floats(weights)
         return _words([_side_by_side(_turned(words.reshape(len(words), -1, BLOCK), quads), FLOAT_BITS)], [], [])
     codes = _turned(unpack(weights.words, weights.bits).reshape(weights.rows, -1, BLOCK), quads)
     words = np.zeros((*codes.shape[:2], weights.bits), np.uint32)
-    for code, pieces in enumerate(slots(weights.bits)):
+    for code, pieces in enumerate(where(weights.bits)):
         for piece in pieces:
             bits = codes[..., code].astype(np.uint32) >> np.uint32(piece.start) & np.uint32((1 << piece.bits) - 1)
             words[..., piece.word] |= bits << np.uint32(piece.shift)
     scales = weights.scales.T if weights.scales.itemsize == 4 else _together(weights.scales, 2)
     zeros = [] if weights.zeros is None else [_together(weights.zeros, 4)]
-    return _words([_side_by_side(words ^ np.uint32(1 << 31), weights.bits)], [scales], zeros)
+    return _words([_side_by_side(words ^ np.uint32(_inverted(weights.bits, where)), weights.bits)], [scales], zeros)
+
+
+def _inverted(bits: int, where: Callable[[int], Sequence[Sequence[Piece]]]) -> int:
+    """Return the bits of a word that are inverted."""
+    if where is slots:
+        return 1 << 31
+    return 0x80808080 if bits == 8 else 0
 
 
 def _turned(blocks: NDArray[Any], quads: bool) -> NDArray[Any]:
