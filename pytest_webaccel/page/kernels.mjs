@@ -80,6 +80,13 @@ export class Kernels {
     const what = plan.steps.length === 1 ? plan.steps[0].kernel : `${plan.steps.length} programs`;
     gpu.pushErrorScope("out-of-memory");
     gpu.pushErrorScope("validation");
+    /** @type {Promise<(GPUError | null)[]> | undefined} */
+    let asked;
+    const errors = () => {
+      asked ??= Promise.all([gpu.popErrorScope(), gpu.popErrorScope()]);
+      asked.catch(() => {}); // it is looked at in the end
+      return asked;
+    };
     try {
       const buffers = allBuffers(gpu, own, plan, tensors, passing);
       const ready = plan.steps.map((step, at) => bound(gpu, step, pipelines[at], buffers, passing));
@@ -91,14 +98,16 @@ export class Kernels {
         const answer = await answered(gpu, ready, buffers, outputs);
         return { answer, ms: performance.now() - from };
       };
-      const first = await once();
+      const running = once();
+      errors(); // all is submitted: what is wrong is told while it runs
+      const first = await running;
       const first_ms = performance.now() - begun; // with what compiling and making buffers took
       const times = [];
       for (let turn = 0; turn < plan.repeats; turn++) times.push((await once()).ms);
       const sizes = { kept_bytes: total(own.kept.values()), passing_bytes: total(passing) };
       return { value: { first_ms, times_ms: times, ...sizes }, tensors: first.answer };
     } finally {
-      const problems = [await gpu.popErrorScope(), await gpu.popErrorScope()];
+      const problems = await errors();
       for (const buffer of passing) buffer.destroy();
       const problem = problems.findLast((one) => one); // out of memory before what follows from it
       if (problem) {

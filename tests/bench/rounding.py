@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.engines.kernels.weights import by_columns, by_rows
 from pytest_webaccel.engines.packing import Packed, Search, calibrated, mix, quantise
 from tests.engines.bert import embedded
 
@@ -30,6 +32,14 @@ _TABLES = (
     (4, 64, True),
     (4, 32, True),
 )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Kept:
+    """Weights, and what a device keeps of them: scales and zeros are filled up to words there."""
+
+    packed: Packed
+    nbytes: int
 
 
 class Rounding:
@@ -58,18 +68,21 @@ class Rounding:
         return {name: self._rounded(name, bits, group, zero_points) for name in self._weights}
 
     def mixed(self, share: float) -> dict[str, Packed]:
-        """Return all matrices so that the whole encoder takes ``share`` of its bytes in float32.
+        """Return all matrices so that the whole encoder takes ``share`` of its bytes in float32 on a device.
 
         Candidates are measured one by one: the mean of 1 less the cosine to the embedding in float32.
         """
         vectors = self.plain.nbytes - sum(weight.nbytes for weight in self._weights.values())
         candidates = {name: self._candidates(name) for name in self._weights}
-        return mix(candidates, self._loss, int(self.plain.nbytes * share) - vectors)
+        chosen = mix(candidates, self._loss, int(self.plain.nbytes * share) - vectors)
+        return {name: kept.packed for name, kept in chosen.items()}
 
-    def _candidates(self, name: str) -> list[Packed]:
+    def _candidates(self, name: str) -> list[Kept]:
         forms = [(4, 64, True), (4, 32, True)] if name in self._grams else _TABLES
         eight = quantise(self._weights[name], 8, group=128, search=Search.NEAREST)
-        return [*(self._rounded(name, bits, group, zeros) for bits, group, zeros in forms), eight]
+        found = [*(self._rounded(name, bits, group, zeros) for bits, group, zeros in forms), eight]
+        layout = by_columns if name in self._grams else by_rows
+        return [Kept(packed, layout(packed).data.nbytes) for packed in found]
 
     def _made(self, name: str, bits: int, group: int, zero_points: bool) -> Packed:
         weight, gram = self._weights[name], self._grams.get(name)
@@ -77,8 +90,8 @@ class Rounding:
             return quantise(weight, bits, group=group, zero_points=zero_points)
         return calibrated(weight, gram, bits, group=group, zero_points=zero_points)
 
-    def _loss(self, name: str, packed: Packed) -> float:
-        changed = {name: packed.dequantised().astype(np.float64)}
+    def _loss(self, name: str, kept: Kept) -> float:
+        changed = {name: kept.packed.dequantised().astype(np.float64)}
         pairs = zip(self._looked_at, self._right, strict=True)
         return float(np.mean([1 - self._embedded(changed, ids) @ right for ids, right in pairs]))
 

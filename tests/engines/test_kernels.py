@@ -107,11 +107,12 @@ def test_an_output_that_a_program_has_not_is_refused():
 @pytest.mark.parametrize(
     ("rows", "features", "tile"),
     [
-        (1, (), (1, 4)),
+        (1, (), (1, 8)),
+        (1, ("subgroups",), (1, 4)),
         (7, (), (4, 4)),
-        (8, (), (4, 8)),
-        (63, (), (4, 8)),
+        (8, (), (4, 16)),
         (64, (), (4, 16)),
+        (8, ("subgroups",), (4, 8)),
         (63, ("subgroups",), (4, 8)),
         (64, ("subgroups",), (8, 8)),
     ],

@@ -160,12 +160,12 @@ def _tile(rows: int, *, quads: bool) -> dict[str, int]:
     It is wide, since columns are what an element of x is read for, and the wider where that takes more: without quads.
     """
     if rows == 1:
-        return {"TILE_ROWS": 1, "TILE_COLUMNS": 4}
+        return {"TILE_ROWS": 1, "TILE_COLUMNS": 4 if quads else 8}
     if rows < _MANY_ROWS:
         return {}
-    if rows < _VERY_MANY_ROWS:
-        return {"TILE_COLUMNS": 8}
-    return {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32} if quads else {"TILE_COLUMNS": 16}
+    if not quads:
+        return {"TILE_COLUMNS": 16}
+    return {"TILE_COLUMNS": 8} if rows < _VERY_MANY_ROWS else {"TILE_ROWS": 8, "TILE_COLUMNS": 8, "STAGE": 32}
 
 
 def _fitting(chosen: Mapping[str, int]) -> None:
