@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
-import signal
 from typing import TYPE_CHECKING, Any
 
 from pytest_webaccel.browsers.cdp import Connection, UnansweredError
 from pytest_webaccel.browsers.chromium_processes import GpuWatch, Renderers, process_ids
-from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
-from pytest_webaccel.browsers.profiles import Profile, sweep
+from pytest_webaccel.browsers.process import OwnedProcess
+from pytest_webaccel.browsers.process_driver import ProcessDriver
 from pytest_webaccel.browsers.settings import chromium_arguments
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Browser, Damage, Symptom
+from pytest_webaccel.terms import Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from pytest_webaccel.browsers.driver import DamageListener
     from pytest_webaccel.browsers.locate import Installation
+    from pytest_webaccel.browsers.profiles import Profile
 
 __all__ = ["ChromiumDriver"]
 
@@ -39,7 +37,7 @@ _CLOSE_S = 0.08
 _CRASH_S = 0.25
 
 
-class ChromiumDriver:
+class ChromiumDriver(ProcessDriver[Connection]):
     """One Chromium process tree and its one page.
 
     ``debugging_port`` also opens a port for other clients, such as Playwright; see :attr:`endpoint`.
@@ -55,15 +53,10 @@ class ChromiumDriver:
         debugging_port: bool = False,
         arguments: Sequence[str] = (),
     ) -> None:
-        self._installation = installation
+        super().__init__(installation)
         self._headed = headed
         self._debugging_port = debugging_port
         self._arguments = tuple(arguments)
-        self._listeners: list[DamageListener] = []
-        self._process: OwnedProcess | None = None
-        self._connection: Connection | None = None
-        self._profile: Profile | None = None
-        self._version = ""
         self._endpoint: str | None = None
         self._target = ""
         self._session = ""
@@ -75,12 +68,6 @@ class ChromiumDriver:
         self._renderers = Renderers()
         self._gpu: GpuWatch | None = None
         self._crashing: asyncio.Task[None] | None = None
-        self._stopping = False
-
-    @property
-    def browser(self) -> Browser:
-        """Which browser this drives."""
-        return self._installation.browser
 
     @property
     def takes_files(self) -> bool:
@@ -88,78 +75,24 @@ class ChromiumDriver:
         return True
 
     @property
-    def installation(self) -> Installation:
-        """Where the browser was found."""
-        return self._installation
-
-    @property
-    def version(self) -> str:
-        """Version as the running browser reports it; empty before :meth:`start`."""
-        return self._version
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the root process while it runs."""
-        process = self._process
-        return None if process is None or process.exited.done() else process.pid
-
-    @property
     def endpoint(self) -> str | None:
         """WebSocket address for other debugging clients; None unless asked for."""
         return self._endpoint
 
-    @property
-    def profile(self) -> Path | None:
-        """The profile folder while there is one."""
-        return None if self._profile is None else self._profile.folder
-
-    @property
-    def _where(self) -> str:
-        return f"{self.browser} ({self._installation.executable})"
-
-    def on_damage(self, listener: DamageListener) -> None:
-        """Have ``listener`` called, in the loop, for a crashed page, an ended GPU process or an exited browser."""
-        self._listeners.append(listener)
-
-    async def start(self, *, deadline: float) -> None:
-        """Start the process with a profile of its own (mode 0700) and attach to it.
-
-        Raises BrowserError, with the end of the browser's own error output, when it does not come up
-        within ``deadline`` seconds. Nothing is left running then.
-        """
-        if self.pid is not None:
-            raise BrowserError(f"{self._where} is running already; stop it before starting it again")
-        await self.stop(deadline=deadline)
-        self._stopping = False
+    async def _launch(self, profile: Profile, deadline: float) -> None:
         self._crashed.clear()
-        sweep()
-        try:
-            async with asyncio.timeout(deadline):
-                await self._launch(deadline)
-        except (TimeoutError, BrowserError) as error:
-            output = self._process.error_output if self._process else ""
-            await self.stop(deadline=5.0)
-            cause = str(error) or f"no answer within {deadline:.1f} s"
-            raise BrowserError(start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
-        except asyncio.CancelledError:
-            await self.stop(deadline=5.0)
-            raise
-
-    async def _launch(self, deadline: float) -> None:
-        self._profile = Profile()
         arguments = [
             str(self._installation.executable),
             *chromium_arguments(headed=self._headed, gpu=False if self._installation.software else None),
             *self._arguments,
             "--remote-debugging-pipe",
-            f"--user-data-dir={self._profile.path}",
+            f"--user-data-dir={profile.path}",
             *(["--remote-debugging-port=0"] if self._debugging_port else []),
             "--no-startup-window" if self._headed else _ELSEWHERE,
         ]
         # What the desktop's libraries remember goes into the profile, and away with it.
-        environment = {**self._installation.environment, "XDG_CONFIG_HOME": str(self._profile.path)}
-        process = self._process = OwnedProcess(arguments, environment)
-        process.exited.add_done_callback(lambda exited: self._exited(process, exited.result()))
+        environment = {**self._installation.environment, "XDG_CONFIG_HOME": str(profile.path)}
+        process = self._own(OwnedProcess(arguments, environment))
         connection = self._connection = Connection(self._where)
         connection.listen(self._event)
         connection.attach(await process.connect(connection))
@@ -175,27 +108,15 @@ class ChromiumDriver:
         empty = [each for each in targets["targetInfos"] if each["type"] == "page" and each["url"] == _ELSEWHERE]
         self._unused = empty[0]["targetId"] if len(empty) == 1 else ""
         if self._debugging_port:
-            self._endpoint = await process.error_line(_find_endpoint, deadline=deadline)
+            self._endpoint = await process.error_match(_ENDPOINT, deadline=deadline)
 
-    def _exited(self, process: OwnedProcess, status: int) -> None:
-        if process is not self._process:
-            return
-        reason = f"the browser ended with {status_text(status)}"
-        if self._connection is not None:
-            self._connection.close(reason)
+    def _forget_page(self) -> None:
         self._target = self._session = ""
         self._mute = False
-        if not self._stopping:
-            self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
-
-    def _report(self, symptom: Symptom, detail: str) -> None:
-        damage = Damage(symptom, detail, asyncio.get_running_loop().time())
-        for listener in list(self._listeners):
-            listener(damage)
 
     def _gpu_ended(self, pid: int) -> None:
         if not self._stopping and self.pid is not None:
-            self._report(Symptom.DEVICE_LOST, f"{self._where}: its GPU process {pid} ended")
+            self._report(Symptom.DEVICE_LOST, f"its GPU process {pid} ended")
 
     def _event(self, method: str, parameters: Mapping[str, Any], session: str) -> None:
         if method == "Inspector.targetCrashed" and session and session == self._session:
@@ -215,24 +136,21 @@ class ChromiumDriver:
         self._crashed.add(target)
         if self._connection is not None:
             self._connection.fail_session(self._session, "the page crashed")
-        self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
+        self._report(Symptom.PAGE_CRASHED, "the page's process died")
 
     def _attached(self) -> tuple[Connection, str]:
-        if self._connection is None or self.pid is None:
-            raise BrowserError(f"{self._where} is not running; start it first")
+        connection = self._running()
         if not self._session:
             raise BrowserError(f"{self._where} shows no page; open one first")
-        return self._connection, self._session
+        return connection, self._session
 
     async def open(self, url: str, *, deadline: float) -> None:
         """Show ``url`` in a fresh page, wait for its load event; the page that was there is closed before.
 
         One that was found not to run (:meth:`page_runs`) is not asked to close: its process is ended.
         """
-        if self._connection is None or self.pid is None:
-            raise BrowserError(f"{self._where} is not running; start it first")
-        connection, old, mute = self._connection, self._target, self._mute
-        self._target, self._session, self._mute = "", "", False
+        connection, old, mute = self._running(), self._target, self._mute
+        self._forget_page()
         self._url = url
         self._renderers.kill_stopped()
         try:
@@ -424,51 +342,17 @@ class ChromiumDriver:
 
     async def gpu_process(self, *, deadline: float) -> int | None:
         """Return the process id of the GPU process, None while there is none."""
-        if self._connection is None or self.pid is None:
-            raise BrowserError(f"{self._where} is not running; start it first")
-        return next(iter(await process_ids(self._connection, "GPU", deadline=deadline)), None)
+        return next(iter(await process_ids(self._running(), "GPU", deadline=deadline)), None)
 
-    async def crash_gpu(self, *, deadline: float) -> None:
-        """SIGKILL the browser's GPU process; returns once that process is gone.
-
-        Raises BrowserError when there is none, or when it does not end within ``deadline`` seconds.
-        """
-        pid = await self.gpu_process(deadline=deadline)
-        if pid is None:
-            raise BrowserError(f"{self._where} has no GPU process now, so none can be crashed")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        if not await wait_gone([pid], deadline=deadline):
-            raise BrowserError(f"{self._where}: GPU process {pid} did not end within {deadline:.1f} s")
-
-    def kill(self) -> None:
-        """SIGKILL the whole process tree, at once. The exit is reported as damage."""
-        if self._process is not None:
-            self._process.kill()
-
-    async def stop(self, *, deadline: float) -> None:
-        """End the whole process tree and remove the profile. Never raises, may be called twice."""
-        self._stopping = True
-        process, profile = self._process, self._profile
+    async def _end(self, deadline: float) -> None:
         if self._crashing is not None:
             self._crashing.cancel()
         if self._gpu is not None:
             self._gpu.end()
-        if process is not None:
-            await process.end(deadline=deadline)
-        if self._connection is not None:
-            self._connection.close("the browser was stopped")
-        if profile is not None:
-            await profile.remove(deadline=max(1.0, deadline / 2))
-        self._process = self._profile = self._connection = self._endpoint = self._gpu = self._crashing = None
-        self._target = self._session = self._unused = ""
-        self._mute = False
+        await super()._end(deadline)
+        self._endpoint = self._gpu = self._crashing = None
+        self._unused = ""
         self._renderers = Renderers()
-
-
-def _find_endpoint(output: bytes) -> str | None:
-    match = _ENDPOINT.search(output)
-    return match[1].decode() if match else None
 
 
 def _value(result: Mapping[str, Any]) -> object:

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import math
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 
 from pytest_webaccel.browsers import content
-from pytest_webaccel.browsers.process import lives, wait_gone
+from pytest_webaccel.browsers.process import lives, suspend, wait_gone
 from pytest_webaccel.errors import BrowserError
 
 if TYPE_CHECKING:
@@ -95,16 +94,8 @@ class ContentProcess:
     async def stop(self, root: int | None, *, deadline: float) -> None:
         """SIGSTOP it; returns once it stands still."""
         process = self.known(root)
-        until = time.monotonic() + deadline
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.suspend()
-            self._stopped = True
-            while lives(process) and process.status() != psutil.STATUS_STOPPED:
-                if time.monotonic() >= until:
-                    raise BrowserError(f"{self._where}: the page's process did not stop within {deadline:.1f} s")
-                await asyncio.sleep(0.001)
-        if not lives(process):
-            raise BrowserError(f"{self._where}: the page's process ended before it could be stopped")
+        self._stopped = True
+        await suspend(process, f"{self._where}: the page's process", deadline=deadline)
 
     def resume(self) -> None:
         """SIGCONT it where it was stopped and still is there; harmless otherwise."""

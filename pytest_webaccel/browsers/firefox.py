@@ -18,17 +18,17 @@ from pytest_webaccel.browsers import content, startup_cache
 from pytest_webaccel.browsers.bidi import Connection, from_remote
 from pytest_webaccel.browsers.content_process import ContentProcess, end
 from pytest_webaccel.browsers.preferences import firefox_arguments, firefox_environment, user_js
-from pytest_webaccel.browsers.process import OwnedProcess, start_failure, status_text, wait_gone
-from pytest_webaccel.browsers.profiles import Profile, sweep
+from pytest_webaccel.browsers.process import OwnedProcess, status_text
+from pytest_webaccel.browsers.process_driver import ProcessDriver
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Browser, Damage, Symptom
+from pytest_webaccel.terms import Symptom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from pytest_webaccel.browsers.driver import DamageListener
     from pytest_webaccel.browsers.locate import Installation
+    from pytest_webaccel.browsers.profiles import Profile
 
 __all__ = ["FirefoxDriver"]
 
@@ -44,7 +44,7 @@ _GOOD_ORDER = 3.0
 _ANSWERS = 1.0
 
 
-class FirefoxDriver:
+class FirefoxDriver(ProcessDriver[Connection]):
     """One Firefox process tree and its one page.
 
     ``debugging_port`` changes nothing: Firefox has only the port that this driver uses, and grants it one session.
@@ -52,23 +52,14 @@ class FirefoxDriver:
 
     def __init__(self, installation: Installation, *, headed: bool = False, debugging_port: bool = False) -> None:
         del debugging_port
-        self._installation = installation
+        super().__init__(installation)
         self._headed = headed
-        self._listeners: list[DamageListener] = []
-        self._process: OwnedProcess | None = None
-        self._connection: Connection | None = None
-        self._profile: Profile | None = None
-        self._version = ""
+        # So it is in every headless Firefox, whatever the preferences say.
+        self._no_gpu_process = "" if headed else "; headless, it runs WebGPU in its root process"
         self._context = ""
         self._url = ""
         self._page = ContentProcess(self._where, self._page_ended)
         self._crashed = False
-        self._stopping = False
-
-    @property
-    def browser(self) -> Browser:
-        """Which browser this drives."""
-        return self._installation.browser
 
     @property
     def takes_files(self) -> bool:
@@ -76,30 +67,9 @@ class FirefoxDriver:
         return True
 
     @property
-    def installation(self) -> Installation:
-        """Where the browser was found."""
-        return self._installation
-
-    @property
-    def version(self) -> str:
-        """Version as the running browser reports it; empty before :meth:`start`."""
-        return self._version
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the root process while it runs."""
-        process = self._process
-        return None if process is None or process.exited.done() else process.pid
-
-    @property
     def endpoint(self) -> str | None:
         """None: there is no address at which a second client, such as Playwright, could join."""
         return None
-
-    @property
-    def profile(self) -> Path | None:
-        """The profile folder while there is one."""
-        return None if self._profile is None else self._profile.folder
 
     @property
     def page_process(self) -> int | None:
@@ -107,41 +77,9 @@ class FirefoxDriver:
         process = self._page.process
         return None if process is None else process.pid
 
-    @property
-    def _where(self) -> str:
-        return f"{self.browser} ({self._installation.executable})"
-
-    def on_damage(self, listener: DamageListener) -> None:
-        """Have ``listener`` called, in the loop, for a crashed page or an exited browser."""
-        self._listeners.append(listener)
-
     # -- start -------------------------------------------------------------------------------
 
-    async def start(self, *, deadline: float) -> None:
-        """Start the process with a profile of its own (mode 0700) and attach to it.
-
-        Raises BrowserError, with the end of the browser's own error output, when it does not come up
-        within ``deadline`` seconds. Nothing is left running then.
-        """
-        if self.pid is not None:
-            raise BrowserError(f"{self._where} is running already; stop it before starting it again")
-        await self.stop(deadline=deadline)
-        self._stopping = self._crashed = False
-        sweep()
-        try:
-            async with asyncio.timeout(deadline):
-                await self._launch(deadline)
-        except (TimeoutError, BrowserError, OSError) as error:
-            output = self._process.error_output if self._process else ""
-            await self.stop(deadline=5.0)
-            cause = str(error) or f"no answer within {deadline:.1f} s"
-            raise BrowserError(start_failure(self._where, cause.removeprefix(f"{self._where}: "), output)) from error
-        except asyncio.CancelledError:
-            await self.stop(deadline=5.0)
-            raise
-
-    async def _launch(self, deadline: float) -> None:
-        profile = self._profile = Profile()
+    async def _launch(self, profile: Profile, deadline: float) -> None:
         (profile.path / "user.js").write_text(user_js(), encoding="utf-8")
         await asyncio.to_thread(startup_cache.restore, self._installation, profile.path)
         arguments = [
@@ -157,8 +95,7 @@ class FirefoxDriver:
             **self._installation.environment,
             "XDG_CONFIG_HOME": str(profile.path / "config"),
         }
-        process = self._process = OwnedProcess(arguments, environment, pipe=False)
-        process.exited.add_done_callback(lambda exited: self._exited(process, exited.result()))
+        process = self._own(OwnedProcess(arguments, environment, pipe=False))
         await process.listen()
         address = await self._address(process, deadline)
         connection = self._connection = Connection(self._where)
@@ -174,7 +111,7 @@ class FirefoxDriver:
         await connection.call("session.subscribe", {"events": list(_EVENTS)}, deadline=deadline)
 
     async def _address(self, process: OwnedProcess, deadline: float) -> str:
-        line = asyncio.ensure_future(process.error_line(_find_endpoint, deadline=deadline))
+        line = asyncio.ensure_future(process.error_match(_ENDPOINT, deadline=deadline))
         either: set[asyncio.Future[Any]] = {line, process.exited}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not line.done():
@@ -183,21 +120,9 @@ class FirefoxDriver:
             raise BrowserError(f"{self._where}: it ended with {status_text(process.exited.result())}")
         return line.result()
 
-    def _exited(self, process: OwnedProcess, status: int) -> None:
-        if process is not self._process:
-            return
-        reason = f"the browser ended with {status_text(status)}"
-        if self._connection is not None:
-            self._connection.close(reason)
-        self._context = ""
+    def _forget_page(self) -> None:
+        self._context, self._crashed = "", False
         self._page.forget()
-        if not self._stopping:
-            self._report(Symptom.BROWSER_EXITED, f"{self._where}: {reason}")
-
-    def _report(self, symptom: Symptom, detail: str) -> None:
-        damage = Damage(symptom, detail, asyncio.get_running_loop().time())
-        for listener in list(self._listeners):
-            listener(damage)
 
     def _event(self, method: str, parameters: Mapping[str, Any]) -> None:
         context = str(parameters.get("context", ""))
@@ -213,7 +138,7 @@ class FirefoxDriver:
             self._crashed = True
             # What waits for that page is never answered.
             connection.fail_context(self._context, "the page crashed")
-            self._report(Symptom.PAGE_CRASHED, f"{self._where}: the page's process died")
+            self._report(Symptom.PAGE_CRASHED, "the page's process died")
 
     async def _page_ended(self) -> None:
         """See a crash of the page also where Firefox does not tell of it."""
@@ -224,11 +149,6 @@ class FirefoxDriver:
             await self.evaluate("1", deadline=_ANSWERS)
             return  # the page lives: it went to another address, and so to another process
         self._page_died(connection)
-
-    def _running(self) -> Connection:
-        if self._connection is None or self.pid is None:
-            raise BrowserError(f"{self._where} is not running; start it first")
-        return self._connection
 
     def _attached(self) -> tuple[Connection, str]:
         connection = self._running()
@@ -324,14 +244,6 @@ class FirefoxDriver:
         except (ValueError, KeyError) as error:
             raise BrowserError(f"{self._where}: the page's answer cannot be read: {error}") from error
 
-    async def page_runs(self, *, deadline: float) -> bool:
-        """Return whether the page's script answers within ``deadline`` seconds."""
-        try:
-            await self.evaluate("1", deadline=deadline)
-        except BrowserError:
-            return False
-        return True
-
     async def offer_files(self, paths: Sequence[Path], *, deadline: float) -> None:
         """Hand local files to the page's ``<input type=file id=webaccel-files>`` as file handles."""
         connection, context = self._attached()
@@ -395,61 +307,30 @@ class FirefoxDriver:
         found = [] if root is None else content.role(root, "gpu")
         return found[0].pid if found else None
 
-    async def crash_gpu(self, *, deadline: float) -> None:
-        """SIGKILL the browser's GPU process; returns once that process is gone.
-
-        Raises BrowserError when there is none, which is so in every headless Firefox: it runs WebGPU in its root
-        process, whatever the preferences say.
-        """
-        pid = await self.gpu_process(deadline=deadline)
-        if pid is None:
-            why = "" if self._headed else "; headless, it runs WebGPU in its root process"
-            raise BrowserError(f"{self._where} has no GPU process now, so none can be crashed{why}")
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()
-        if not await wait_gone([pid], deadline=deadline):
-            raise BrowserError(f"{self._where}: GPU process {pid} did not end within {deadline:.1f} s")
-
     # -- end ---------------------------------------------------------------------------------
 
-    def kill(self) -> None:
-        """SIGKILL the whole process tree, at once. The exit is reported as damage."""
-        if self._process is not None:
-            self._process.kill()
-
-    async def stop(self, *, deadline: float) -> None:
-        """End the whole process tree and remove the profile. Never raises, may be called twice."""
+    async def _end(self, deadline: float) -> None:
         self._stopping = True
-        process, profile = self._process, self._profile
-        stands = self._page.stopped
+        profile, connection, stands = self._profile, self._connection, self._page.stopped
         self._page.forget()
-        if process is not None:
-            kept = not stands and await self._end_in_good_order(process, min(deadline, _GOOD_ORDER))
-            await process.end(deadline=deadline)
-            if kept and profile is not None:
-                await asyncio.to_thread(startup_cache.keep, self._installation, profile.path)
-        if self._connection is not None:
-            self._connection.close("the browser was stopped")
-            await self._connection.end()
-        if profile is not None:
-            await profile.remove(deadline=max(1.0, deadline / 2))
-        self._process = self._profile = self._connection = None
-        self._context = ""
+        kept = not stands and await self._end_in_good_order(min(deadline, _GOOD_ORDER))
+        await super()._end(deadline)
+        if connection is not None:
+            await connection.end()
+        if kept and profile is not None:
+            await asyncio.to_thread(startup_cache.keep, self._installation, profile.path)
 
-    async def _end_in_good_order(self, process: OwnedProcess, deadline: float) -> bool:
+    async def _end_in_good_order(self, deadline: float) -> bool:
         """Have a first Firefox of its build end by itself, for its startup cache; return whether it did."""
-        whole = self._context and not self._crashed and self.pid is not None
-        if not whole or self._connection is None or startup_cache.is_kept(self._installation):
+        process, connection = self._process, self._connection
+        if process is None or connection is None or process.exited.done() or not self._context or self._crashed:
+            return False
+        if startup_cache.is_kept(self._installation):
             return False
         try:
             async with asyncio.timeout(deadline):
-                await self._connection.call("browser.close", deadline=deadline)
+                await connection.call("browser.close", deadline=deadline)
                 await asyncio.shield(process.exited)
         except (BrowserError, TimeoutError):
             return False
         return True
-
-
-def _find_endpoint(output: bytes) -> str | None:
-    match = _ENDPOINT.search(output)
-    return match[1].decode() if match else None

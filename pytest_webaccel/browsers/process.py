@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.errors import BrowserError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-__all__ = ["OwnedProcess", "lives", "start_failure", "status_text", "wait_gone"]
+__all__ = ["OwnedProcess", "lives", "start_failure", "status_text", "suspend", "wait_gone"]
 
 #: Bytes of standard error that are kept for error messages.
 _TAIL = 16 * 1024
@@ -124,13 +125,13 @@ class OwnedProcess:
         """The end of what the browser wrote to standard error, at most 16 KiB."""
         return self._tail.data.decode(errors="replace").strip()
 
-    async def error_line(self, find: Callable[[bytes], str | None], *, deadline: float) -> str:
-        """Return the first non-empty answer of ``find`` to standard error so far; TimeoutError past ``deadline``."""
+    async def error_match(self, pattern: re.Pattern[bytes], *, deadline: float) -> str:
+        """Return the group of ``pattern`` where it is first found in standard error; TimeoutError past ``deadline``."""
         found: asyncio.Future[str] = self._loop.create_future()
 
         def look(data: bytes) -> None:
-            if not found.done() and (text := find(data)):
-                found.set_result(text)
+            if not found.done() and (match := pattern.search(data)):
+                found.set_result(match[1].decode())
 
         self._tail.listener = look
         look(bytes(self._tail.data))
@@ -271,6 +272,25 @@ def _wait_in_thread(pid: int, deadline: float) -> bool:
     return True
 
 
+async def suspend(process: int | psutil.Process, what: str, *, deadline: float) -> None:
+    """SIGSTOP ``process``, return once it stands still.
+
+    Raises BrowserError, which calls it ``what``, where that takes longer than ``deadline`` seconds or it has ended.
+    """
+    import psutil
+
+    until = time.monotonic() + deadline
+    with contextlib.suppress(psutil.NoSuchProcess):
+        known = psutil.Process(process) if isinstance(process, int) else process
+        known.suspend()
+        while lives(known) and known.status() != psutil.STATUS_STOPPED:
+            if time.monotonic() >= until:
+                raise BrowserError(f"{what} did not stop within {deadline:.1f} s")
+            await asyncio.sleep(0.001)
+    if not lives(process):
+        raise BrowserError(f"{what} ended before it could be stopped")
+
+
 def status_text(status: int) -> str:
     """Return what an exit status means, in words."""
     if status >= 0:
@@ -281,8 +301,8 @@ def status_text(status: int) -> str:
         return f"signal {-status}"
 
 
-def start_failure(where: str, cause: str, output: str) -> str:
-    """Return why the browser ``where`` did not start: ``cause``, the end of what it said, and what to do."""
+def start_failure(where: str, cause: str, output: str, installer: str) -> str:
+    """Return why ``where`` did not start: ``cause``, what it said last, and what to do; ``installer`` is a command."""
     lines = output.splitlines()[-6:]
     said = f" It said: {' | '.join(lines)}." if lines else ""
     missing = re.search(r"error while loading shared libraries: (\S+):", output)
@@ -295,5 +315,4 @@ def start_failure(where: str, cause: str, output: str) -> str:
         )
     else:
         remedy = "Run it by hand with --version"
-    other = "or bring another one with `python -m pytest_webaccel install`"
-    return f"{where} did not start: {cause}.{said} {remedy}, {other}."
+    return f"{where} did not start: {cause}.{said} {remedy}, or bring another one with `{installer}`."

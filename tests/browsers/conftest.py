@@ -15,6 +15,24 @@ def chromium() -> Installation:
     return found
 
 
+@pytest.fixture(scope="session")
+def firefox() -> Installation:
+    """The installed Firefox."""
+    found = find(Browser.FIREFOX)
+    if found is None:
+        pytest.skip("no Firefox is installed: run `python -m pytest_webaccel install firefox` as root")
+    return found
+
+
+@pytest.fixture(scope="session")
+def deno() -> Installation:
+    """The Deno that is here."""
+    found = find(Browser.DENO)
+    if found is None:
+        pytest.skip("no Deno is here: pip install deno")
+    return found
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache of one's own."""

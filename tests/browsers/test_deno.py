@@ -1,42 +1,26 @@
-"""The driver of Deno, on a real Deno; what it may reach, and what its page is."""
+"""What only the driver of Deno does, on a real Deno; what every driver does is in ``test_drivers.py``."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import stat
-import subprocess
 import sys
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import pytest_webaccel
 from pytest_webaccel.bridge.server import Bridge
-from pytest_webaccel.browsers import Installation, find, make_driver
 from pytest_webaccel.browsers.deno import deno_arguments, deno_environment
 from pytest_webaccel.browsers.preferences import swiftshader
 from pytest_webaccel.browsers.probe import WEBGPU_OUTLIVES_GPU_PROCESS, probe_sync
-from pytest_webaccel.browsers.process import lives, wait_gone
-from pytest_webaccel.browsers.profiles import sweep
+from pytest_webaccel.browsers.process import lives
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Backend, Browser, Evidence, Symptom
-from tests.browsers.driving import DEADLINE, LAVAPIPE, Stage, blank, family, living, next_damage, running, watch
+from pytest_webaccel.terms import Backend, Evidence
+from tests.browsers.driving import DEADLINE, LAVAPIPE, Stage, blank, family, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SWIFTSHADER = swiftshader()  # before tests move the cache
-
-
-@pytest.fixture(scope="module")
-def deno() -> Installation:
-    found = find(Browser.DENO)
-    if found is None:
-        pytest.skip("no Deno is here: pip install deno")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +30,18 @@ def stage(deno) -> Iterator[Stage]:
     stage.end()
 
 
-def test_start_reports_version_and_pid_and_makes_a_private_profile(stage):
+def test_one_process_is_all_of_it_and_its_version_is_the_installed_one(stage):
     async def scenario(driver: Any) -> None:
         assert driver.version == stage.installation.version
-        assert stat.S_IMODE(driver.profile.stat().st_mode) == 0o700
         assert [process.pid for process in family(driver.pid)] == [driver.pid]
-        with pytest.raises(BrowserError, match="running already"):
-            await driver.start(deadline=DEADLINE)
 
     stage.run(scenario)
 
 
-def test_evaluate_returns_json_values_awaits_promises_and_passes_errors_on(stage):
+def test_what_a_page_logs_is_not_taken_for_an_answer(stage):
     async def scenario(driver: Any) -> None:
         await driver.open(blank(), deadline=DEADLINE)
-        assert await driver.evaluate("({a: [1, 'b', null, {c: 1.5}]})", deadline=DEADLINE) == {
-            "a": [1, "b", None, {"c": 1.5}]
-        }
-        assert await driver.evaluate("Promise.resolve(6 * 7)", deadline=DEADLINE) == 42
-        assert await driver.evaluate("undefined", deadline=DEADLINE) is None
         assert await driver.evaluate("console.log('to standard error'), 1", deadline=DEADLINE) == 1
-        with pytest.raises(BrowserError, match="the page threw: RangeError: too far"):
-            await driver.evaluate("Promise.reject(new RangeError('too far'))", deadline=DEADLINE)
-        with pytest.raises(BrowserError, match="SyntaxError"):
-            await driver.evaluate("not a program", deadline=DEADLINE)
-        with pytest.raises(BrowserError, match="not answered within"):
-            await driver.evaluate("new Promise(() => {})", deadline=0.1)
 
     stage.run(scenario)
 
@@ -181,75 +151,6 @@ def test_a_page_that_is_not_there_is_an_error_and_the_next_one_opens(stage):
     stage.run(scenario)
 
 
-@pytest.mark.parametrize("hang", ["stopped", "looping"])
-def test_a_page_that_hangs_is_seen_and_replaced(stage, hang):
-    async def scenario(driver: Any) -> None:
-        seen = watch(driver)
-        await driver.open(blank(), deadline=DEADLINE)
-        before = driver.pid
-        driver.resume_page()  # harmless where nothing is stopped
-        if hang == "stopped":
-            await driver.stop_page(deadline=DEADLINE)
-        else:
-            with pytest.raises(BrowserError, match="not answered within"):
-                await driver.evaluate("for (;;);", deadline=0.2)
-        assert not await driver.page_runs(deadline=0.2)
-        await driver.open(blank(), deadline=DEADLINE)
-        assert await driver.page_runs(deadline=DEADLINE)
-        assert not lives(before)
-        assert seen.empty()
-
-    stage.run(scenario)
-
-
-def test_a_stopped_page_goes_on_where_it_is_resumed(stage):
-    async def scenario(driver: Any) -> None:
-        await driver.open(blank(), deadline=DEADLINE)
-        await driver.stop_page(deadline=DEADLINE)
-        driver.resume_page()
-        assert await driver.evaluate("6 * 7", deadline=DEADLINE) == 42
-
-    stage.run(scenario)
-
-
-def test_kill_is_reported_and_the_driver_starts_again(stage):
-    async def scenario(driver: Any) -> None:
-        seen = watch(driver)
-        await driver.open(blank(), deadline=DEADLINE)
-        waiting = asyncio.ensure_future(driver.evaluate("new Promise(() => {})", deadline=DEADLINE))
-        await asyncio.sleep(0)
-        driver.kill()
-        damage = await next_damage(seen)
-        assert damage.symptom is Symptom.BROWSER_EXITED
-        assert "SIGKILL" in damage.detail
-        with pytest.raises(BrowserError):
-            await waiting
-        with pytest.raises(BrowserError, match="not running"):
-            await driver.evaluate("1", deadline=DEADLINE)
-        await driver.start(deadline=DEADLINE)
-        await driver.open(blank(), deadline=DEADLINE)
-        assert await driver.page_runs(deadline=DEADLINE)
-        assert seen.empty()
-
-    stage.run(scenario)
-
-
-def test_stop_leaves_no_process_and_no_profile_reports_nothing_and_may_be_called_twice(deno):
-    async def scenario() -> None:
-        async with running(deno) as driver:
-            seen = watch(driver)
-            await driver.open(blank(), deadline=DEADLINE)
-            await driver.stop_page(deadline=DEADLINE)
-            tree, profile = family(driver.pid), driver.profile
-            await driver.stop(deadline=DEADLINE)
-            await driver.stop(deadline=DEADLINE)
-            assert living(tree) == []
-            assert not profile.exists()
-            assert seen.empty()
-
-    asyncio.run(scenario())
-
-
 def test_what_it_has_not_is_refused(stage, tmp_path):
     async def scenario(driver: Any) -> None:
         await driver.open(blank(), deadline=DEADLINE)
@@ -266,61 +167,6 @@ def test_what_it_has_not_is_refused(stage, tmp_path):
             await driver.offer_files([tmp_path], deadline=DEADLINE)
 
     stage.run(scenario)
-
-
-def script(path: Path, text: str) -> Installation:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return Installation(Browser.DENO, path, "", "explicit")
-
-
-def test_one_that_does_not_start_names_itself_its_words_and_the_remedy(tmp_path):
-    async def scenario() -> None:
-        driver: Any = make_driver(script(tmp_path / "broken-deno", "echo 'no memory' >&2; exit 3"))
-        with pytest.raises(BrowserError, match=r"broken-deno.* did not start: .*no memory.*pip install deno"):
-            await driver.start(deadline=DEADLINE)
-        assert driver.pid is None
-        assert driver.profile is None
-
-    asyncio.run(scenario())
-
-
-def test_one_that_never_answers_fails_by_the_deadline_and_is_ended(tmp_path):
-    async def scenario() -> None:
-        driver = make_driver(script(tmp_path / "silent-deno", 'echo $$ > "$(dirname "$0")/pid"\nexec sleep 600'))
-        with pytest.raises(BrowserError, match="did not start"):
-            await driver.start(deadline=0.5)
-
-    asyncio.run(scenario())
-    assert not lives(int((tmp_path / "pid").read_text()))
-
-
-CHILD = """
-import asyncio, sys
-from pytest_webaccel.browsers import find, make_driver
-from pytest_webaccel.terms import Browser
-async def main():
-    driver = make_driver(find(Browser.DENO))
-    await driver.start(deadline=20)
-    await driver.open(sys.argv[1], deadline=20)
-    print(driver.pid, driver.profile, flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
-
-def test_owner_killed_with_sigkill_leaves_no_process_and_its_profile_goes_at_the_next_sweep(deno):
-    environment = {**os.environ, "PYTHONPATH": str(Path(pytest_webaccel.__file__).parents[1])}
-    command = [sys.executable, "-c", CHILD, blank()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
-        assert owner.stdout is not None
-        pid, _, profile = owner.stdout.readline().strip().partition(" ")
-        tree = family(int(pid))
-        owner.kill()
-        owner.wait()
-    assert asyncio.run(wait_gone([process.pid for process in tree], deadline=DEADLINE))
-    sweep()
-    assert not Path(profile).exists()
 
 
 def test_the_interface_to_the_gpu_is_vulkan_unless_the_user_names_one(monkeypatch):

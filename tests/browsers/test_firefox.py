@@ -11,23 +11,15 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from pytest_webaccel.browsers import content, find, startup_cache
+from pytest_webaccel.browsers import content, startup_cache
 from pytest_webaccel.browsers.bidi import Connection
 from pytest_webaccel.browsers.firefox import FirefoxDriver
 from pytest_webaccel.errors import BrowserError
-from pytest_webaccel.terms import Browser, Symptom
+from pytest_webaccel.terms import Symptom
 from tests.browsers.driving import DEADLINE, Stage, blank, listening, next_damage, running, watch
 
 if TYPE_CHECKING:
     import psutil
-
-
-@pytest.fixture(scope="module")
-def firefox():
-    found = find(Browser.FIREFOX)
-    if found is None:
-        pytest.skip("no Firefox is installed: run `python -m pytest_webaccel install firefox` as root")
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -42,14 +42,10 @@ def test_process_dies_with_its_owner_even_without_watching_the_pipe():
 def test_child_that_was_reparented_is_ended_with_the_tree():
     script = '(sleep 600 & echo "orphan $! end" >&2); exec sleep 600'
 
-    def read(data: bytes) -> str | None:
-        match = re.search(rb"orphan (\d+) end", data)
-        return match[1].decode() if match else None
-
     async def scenario() -> int:
         process = OwnedProcess(["/bin/sh", "-c", script], {})
         await process.connect(asyncio.Protocol())
-        orphan = int(await process.error_line(read, deadline=DEADLINE))
+        orphan = int(await process.error_match(re.compile(rb"orphan (\d+) end"), deadline=DEADLINE))
         assert psutil.Process(orphan).ppid() != process.pid
         assert await process.end(deadline=DEADLINE)
         return orphan
@@ -63,8 +59,8 @@ def test_environment_reaches_the_process_and_its_words_are_kept_but_bounded():
         script = 'i=0; while [ $i -lt 3000 ]; do echo "line $i $WORD" >&2; i=$((i+1)); done'
         process = OwnedProcess(["/bin/sh", "-c", script], {"WORD": "hello"})
         await process.connect(asyncio.Protocol())
-        last = await process.error_line(lambda data: "seen" if b"line 2999 hello" in data else None, deadline=DEADLINE)
-        assert last == "seen"
+        last = await process.error_match(re.compile(rb"(line 2999 hello)"), deadline=DEADLINE)
+        assert last == "line 2999 hello"
         assert len(process.error_output) <= 16 * 1024
         assert await asyncio.wait_for(process.exited, DEADLINE) == 0
         await process.end(deadline=DEADLINE)
