@@ -282,3 +282,11 @@ def test_workgroups_are_spread_over_what_every_adapter_dispatches(count):
     assert stride == across * 64
     assert stride * (down - 1) < count <= stride * down
     assert max(across, down, deep) <= 65_535
+
+
+@pytest.mark.parametrize("evidence", list(Evidence))
+def test_rows_are_untuned_for_the_kind_of_adapter(evidence):
+    target = Target.of(dataclasses.replace(LANE, evidence=evidence))
+    chosen = [softmax(ONES).lowered(target).chosen, self_attention(WIDE, WIDE, WIDE).lowered(target).chosen]
+    assert chosen == [{"WORKGROUP": 64 if evidence is Evidence.HARDWARE else 8}] * 2
+    assert softmax(ONES, constants={"WORKGROUP": 32}).lowered(target).chosen == {"WORKGROUP": 32}

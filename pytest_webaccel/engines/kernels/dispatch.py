@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pytest_webaccel.terms import Evidence
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -22,15 +24,16 @@ _MOST_WORKGROUPS = 65_535
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Target:
-    """What a program is lowered for: a backend, and the features of its device."""
+    """What a program is lowered for: a backend, the features of its device, and whether that is a software adapter."""
 
     backend: Backend
     features: frozenset[str] = frozenset()
+    software: bool = False
 
     @classmethod
     def of(cls, probe: ProbeResult) -> Target:
         """Return that of a lane."""
-        return cls(probe.lane.backend, frozenset(probe.features))
+        return cls(probe.lane.backend, frozenset(probe.features), probe.evidence is not Evidence.HARDWARE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)

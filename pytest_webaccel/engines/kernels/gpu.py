@@ -37,7 +37,7 @@ def on_webgpu(
     asked for. Raises ConfigurationError for one of these that there is not.
     """
     made = manifest(kernel)
-    chosen = made.constants(given or made.untuned(target.features))
+    chosen = made.constants(given or made.untuned(target))
     told = tuple(uniform)
     if workgroups is None:
         stride, workgroups = spread(told[0], chosen["WORKGROUP"])

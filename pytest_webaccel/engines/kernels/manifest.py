@@ -13,7 +13,9 @@ from pytest_webaccel.errors import ConfigurationError
 from pytest_webaccel.shipped import shipped
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+
+    from pytest_webaccel.engines.kernels.dispatch import Target
 
 __all__ = ["Manifest", "manifest", "names"]
 
@@ -27,7 +29,8 @@ class Manifest:
     ``code`` is its source, with what it shares with others behind it, ``entry`` the function that is dispatched, and
     ``tunable`` the constants that may be tuned, with the values to try, the default first. Constants are ``override``s
     of the source, or, where it is a ``template``, filled in by :meth:`rendered`; those that ``fixed`` names follow the
-    uniform. ``features`` are constants that are better where the device has a feature, by its name.
+    uniform. ``features`` are constants that are better where the device has a feature, by its name, ``software`` those
+    that are on a software adapter.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Manifest:
     tunable: Mapping[str, Sequence[int]]
     template: bool = False
     features: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    software: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fixed: Sequence[str] = ()
 
     def constants(self, chosen: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -58,10 +62,10 @@ class Manifest:
         told = json.dumps([self.code, self.entry, {name: list(values) for name, values in self.tunable.items()}])
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
-    def untuned(self, features: Collection[str]) -> dict[str, int]:
-        """Return the constants in which a device with ``features`` differs from the defaults."""
-        values: dict[str, int] = {}
-        for feature in sorted(features):
+    def untuned(self, target: Target) -> dict[str, int]:
+        """Return the constants in which ``target`` differs from the defaults."""
+        values: dict[str, int] = dict(self.software) if target.software else {}
+        for feature in sorted(target.features):
             values |= self.features.get(feature, {})
         return values
 
@@ -112,5 +116,6 @@ def manifest(name: str, backend: str = "webgpu") -> Manifest:
         tunable={key: tuple(values) for key, values in section.get("tunable", {}).items()},
         template=section.get("template", False),
         features=section.get("features", {}),
+        software=section.get("software", {}),
         fixed=tuple(section.get("constants", ())),
     )

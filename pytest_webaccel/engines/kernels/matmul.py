@@ -81,7 +81,7 @@ def matmul_nbits(
 
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         made = manifest("matmul_nbits")
-        asked = given or made.untuned(target.features)
+        asked = given or made.untuned(target)
         tile = {} if _TILE & set(asked) else _tile(rows, quads=bool(asked.get("QUADS", 0)))
         chosen = made.constants({**tile, **asked})
         _fitting(chosen)
