@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pytest_webaccel.engines.kernels.dispatch import Target
     from pytest_webaccel.engines.kernels.program import Floats
-    from pytest_webaccel.engines.kernels.weights import Matrix
+    from pytest_webaccel.engines.kernels.weights import Form, Matrix, Words
 
 __all__ = ["matmul_nbits"]
 
@@ -76,18 +76,37 @@ def matmul_nbits(
     kind = _activations(activations)
     if kind is not Activations.FLOAT32:
         return matmul_rounded(x, weights, kind, constants=constants)
-    rows, columns = x.shape[0], form.rows
-    outputs = {"y": Output("float32", (rows, columns))}
+    product = _Product(x, weights, form)
+    ways = {Backend.WEBGPU: product.webgpu, Backend.CPU: product.cpu, Backend.WEBNN: product.webnn}
+    return Program("matmul_nbits", {"x": x, "weights": weights}, product.outputs, ways, constants or {})
 
-    def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
-        made = manifest("matmul_nbits")
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class _Product:
+    """A product as each backend computes it."""
+
+    x: Floats
+    weights: Matrix
+    form: Form
+
+    @property
+    def outputs(self) -> dict[str, Output]:
+        return {"y": Output("float32", (self.x.shape[0], self.form.rows))}
+
+    def _told(self, words: Words) -> tuple[int, ...]:
+        """Return what shaders and functions are told: rows, columns, k, groups, and where scales and zeros begin."""
+        form = self.form
+        return (self.x.shape[0], form.rows, form.columns, form.groups, words.scales, words.zeros)
+
+    def webgpu(self, target: Target, given: Mapping[str, int]) -> Dispatch:
+        made, form, rows = manifest("matmul_nbits"), self.form, self.x.shape[0]
         asked = given or made.untuned(target)
         tile = {} if _TILE & set(asked) else _tile(rows, quads=bool(asked.get("QUADS", 0)))
         chosen = made.constants({**tile, **asked})
         _fitting(chosen)
         across = chosen["WORKGROUP"] // chosen["SPLIT"]
         quads = bool(chosen["QUADS"])
-        operand, words = matrix_operand(weights, by_quads if quads else by_columns)
+        operand, words = matrix_operand(self.weights, by_quads if quads else by_columns)
         return Dispatch(
             kernel=made.name,
             source=made.digest,
@@ -103,26 +122,27 @@ def matmul_nbits(
             entry=made.entry,
             constants={},
             bindings=("x", "packed", "y", "uniform", *(["packed"] if form.bits < _WORD_BITS else [])),
-            inputs={"x": x, "packed": operand},
-            outputs=outputs,
-            uniform=(rows, columns, form.columns, form.groups, words.scales, words.zeros),
-            workgroups=(-(-columns // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
+            inputs={"x": self.x, "packed": operand},
+            outputs=self.outputs,
+            uniform=self._told(words),
+            workgroups=(-(-form.rows // (across * chosen["TILE_COLUMNS"])), -(-rows // chosen["TILE_ROWS"]), 1),
             chosen=chosen,
             form=form.constants(),
             needs=("subgroups",) if quads else (),
         )
 
-    def cpu(target: Target, given: Mapping[str, int]) -> Dispatch:
+    def cpu(self, target: Target, given: Mapping[str, int]) -> Dispatch:
         del target
-        operand, words = matrix_operand(weights, by_tiles)
-        uniform = (rows, columns, form.columns, form.groups, words.scales, words.zeros)
-        return on_cpu("matmul_nbits", {"x": x, "packed": operand}, outputs, uniform, form.constants(), given)
+        operand, words = matrix_operand(self.weights, by_tiles)
+        inputs = {"x": self.x, "packed": operand}
+        return on_cpu("matmul_nbits", inputs, self.outputs, self._told(words), self.form.constants(), given)
 
-    def webnn(target: Target, given: Mapping[str, int]) -> Dispatch:
+    def webnn(self, target: Target, given: Mapping[str, int]) -> Dispatch:
         del target
-        kept, plain = isinstance(weights, Resident), form.bits == FLOAT_BITS
+        form = self.form
+        kept, plain = isinstance(self.weights, Resident), form.bits == FLOAT_BITS
         # One row is a step of a decoder, which runs often; each number of rows has a graph of its own.
-        bake = kept and rows == 1 and not given.get("CODES")
+        bake = kept and self.x.shape[0] == 1 and not given.get("CODES")
         chosen = manifest("matmul_nbits", "webnn").constants({"BAKED": int(bake), **given})
         baked, codes = bool(chosen["BAKED"]), bool(chosen["CODES"])
         if baked and not kept:
@@ -131,19 +151,16 @@ def matmul_nbits(
             raise ConfigurationError("kernel matmul_nbits: CODES=1 goes with packed weights and BAKED=0")
         # Each use has a key of its own: a page keeps them otherwise.
         use = "baked" if baked else "codes" if codes else "whole" if plain else "floats"
-        operand, _ = matrix_operand(weights, whole if plain else by_rows, use)
+        operand, _ = matrix_operand(self.weights, whole if plain else by_rows, use)
         return graph_dispatch(
             "matmul_nbits",
-            {"x": x, "packed": operand},
-            outputs,
+            {"x": self.x, "packed": operand},
+            self.outputs,
             chosen,
-            ports={"x": Port("x", tuple(x.shape)), **opened_ports("packed", form, codes=codes, baked=baked)},
+            ports={"x": Port("x", tuple(self.x.shape)), **opened_ports("packed", form, codes=codes, baked=baked)},
             attributes={"baked": int(baked)},
             form=form.constants(),
         )
-
-    ways = {Backend.WEBGPU: webgpu, Backend.CPU: cpu, Backend.WEBNN: webnn}
-    return Program("matmul_nbits", {"x": x, "weights": weights}, outputs, ways, constants or {})
 
 
 def _activations(given: Activations | str) -> Activations:
