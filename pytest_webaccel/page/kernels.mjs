@@ -9,8 +9,8 @@ import { OperationError, asOperationError } from "./onnx.mjs";
  *   uniform: number[], workgroups: number[]}} Step a binding without a name is that of the uniform
  */
 /**
- * @typedef {{codes: string[], steps: Step[], temporaries: {name: string, bytes: number}[], constants: string[],
- *   states: {name: string, bytes: number, fresh: boolean}[], outputs: Output[], repeats: number}} Plan states stay and
+ * @typedef {{codes: string[], steps: Step[], temporaries: {name: string, bytes: number}[], dropped: string[],
+ *   constants: string[], states: {name: string, bytes: number, fresh: boolean}[], outputs: Output[], repeats: number}} Plan states stay and
  *   are written in place; what is fresh begins as zeros, or as what was sent under its name
  */
 /** @typedef {{name: string, data: ArrayBuffer}} Sent */
@@ -50,6 +50,7 @@ export class Kernels {
     const [gpu] = this.device.gpus();
     if (!gpu) throw new OperationError("not_held", "this page has no WebGPU device");
     if (this.own.generation !== this.device.generation) this.own = new Belongings(this.device.generation);
+    for (const key of plan.dropped) dropped(this.own, key);
     try {
       return await Promise.race([this.onDevice(gpu, this.own, plan, tensors), this.device.lost]);
     } catch (error) {

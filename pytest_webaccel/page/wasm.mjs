@@ -113,6 +113,7 @@ async function bytesOf(name) {
 function ran(life, plan, tensors, begun) {
   /** @type {Place[]} */
   const passing = [];
+  for (const key of plan.dropped) life.drop(key);
   try {
     const places = allPlaces(life, plan, tensors, passing);
     const staying = new Set([...plan.constants, ...plan.states.map(({ name }) => name)]);

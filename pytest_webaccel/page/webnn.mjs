@@ -13,8 +13,8 @@ import { dequantised, scalesOf, widened } from "./packed.mjs";
  * @typedef {{operands: Record<string, Operand>, outputs: Record<string, number>, attributes: Record<string, number>}} Told
  * @typedef {{kernel: string, code: number, bindings: string[], graph: Told}} Step
  * @typedef {import("./kernels.mjs").Output} Output
- * @typedef {{codes: string[], steps: Step[], constants: string[], outputs: Output[], repeats: number}} Plan `codes` are
- *   the addresses of builders
+ * @typedef {{codes: string[], steps: Step[], dropped: string[], constants: string[], outputs: Output[],
+ *   repeats: number}} Plan `codes` are the addresses of builders
  * @typedef {import("./kernels.mjs").Sent} Sent
  */
 /** @typedef {{source: string, spec: Spec}} Leaf what a graph reads of what was sent as `source` */
@@ -55,6 +55,10 @@ export class WebnnKernels {
     const { context } = this.device;
     if (!context) throw new OperationError("not_held", "this page has no WebNN context");
     if (this.own.generation !== this.device.generation) this.own = new Belongings(this.device.generation);
+    for (const key of plan.dropped) {
+      dropped(this.own, key);
+      for (const graph of this.own.graphs.keys()) if (graph.includes(key)) forgotten(this.own, graph);
+    }
     try {
       return await Promise.race([onContext(context, this.own, plan, tensors), this.device.lost]);
     } catch (error) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import TYPE_CHECKING
 
 from pytest_webaccel.engines.kernels import Plan
@@ -27,6 +28,7 @@ class Kept:
     def __init__(self) -> None:
         self.keys: set[str] = set()
         self.versions: dict[str, int] = {}
+        self._owners: weakref.WeakValueDictionary[str, object] = weakref.WeakValueDictionary()
         #: Whether the page was asked for a kernel: what fails may leave something, too.
         self.asked = False
 
@@ -39,6 +41,13 @@ class Kept:
     def add(self, plan: Plan) -> None:
         """Note that a plan has run."""
         self.keys.update(plan.constants, plan.states)
+        self._owners.update(plan.owners)
+
+    def orphans(self) -> list[str]:
+        """Return the keys of what nobody holds any more, which are not kept from now on."""
+        found = sorted(key for key in self.keys if key not in self._owners)
+        self.keys.difference_update(found)
+        return found
 
     def drop(self, state: State) -> None:
         """Have a state begin anew with what is sent next."""
@@ -62,8 +71,9 @@ def send_kernel(
     """
     kept = station.kept
     kept.asked = True
+    orphans = kept.orphans()
     tensors = {**plan.tensors(kept.keys), **(more or {})}
-    args = plan.to_args(repeats, kept.keys)
+    args = plan.to_args(repeats, kept.keys, orphans)
     request = station.channel.send("kernel", args, tensors=tensors, deadline=deadline, hold=hold)
     if written is not None:  # until it is answered nobody knows what the state is there
         kept.versions.pop(written.key, None)

@@ -9,6 +9,7 @@ from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """
     import contextlib
+    import gc
     import math
 
     import numpy
@@ -129,15 +130,25 @@ SUITE = """
         close(webaccel.compute({"y": matmul_nbits(x, kept)["y"]})["y"], product)
 
 
-    def test_what_was_resident_is_freed_with_the_test_before(webaccel, _webaccel_lease, _webaccel_worker):
-        def kept():
-            here = _webaccel_lease.lane.here
-            return _webaccel_worker.call(here.holding(deadline=10), deadline=10)["constants"]["count"]
+    def kept(lease, worker):
+        return worker.call(lease.lane.here.holding(deadline=10), deadline=10)["constants"]["count"]
 
-        assert kept() == 0
+
+    def test_what_was_resident_is_freed_with_the_test_before(webaccel, _webaccel_lease, _webaccel_worker):
+        assert kept(_webaccel_lease, _webaccel_worker) == 0
         x, weights = drawn(2, 8, 64, bits=4)
         webaccel.compute({"y": matmul_nbits(x, Resident(weights))["y"]})
-        assert kept() == 1
+        assert kept(_webaccel_lease, _webaccel_worker) == 1
+
+
+    def test_what_nobody_holds_is_freed_with_what_is_computed_next(webaccel, _webaccel_lease, _webaccel_worker):
+        for rows in (1, 2, 1):
+            x, weights = drawn(rows, 8, 64, bits=4)
+            held = Resident(weights)
+            close(webaccel.compute({"y": matmul_nbits(x, held)["y"]})["y"], x.astype(float) @ weights.dequantised().T)
+            assert kept(_webaccel_lease, _webaccel_worker) == 1
+            del held
+            gc.collect()
 
 
     def close(got, right, most=1e-6):
@@ -375,4 +386,4 @@ SUITE = """
 def test_kernels_answer_as_numpy_does_whatever_the_form_and_after_a_fault(pytester, monkeypatch, lane):
     result = run_on_lane(pytester, monkeypatch, lane, SUITE)
     skipped = 3 if lane.backend is Backend.WEBGPU else 16 + 1  # what is not finite, or subgroups
-    result.assert_outcomes(passed=16 + 8 + 16 + 8 + 3 + 18 - skipped, skipped=skipped)
+    result.assert_outcomes(passed=16 + 8 + 16 + 8 + 3 + 19 - skipped, skipped=skipped)

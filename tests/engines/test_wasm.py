@@ -233,7 +233,7 @@ KERNELS_OF_A_PAGE = """
     const add = { kernel: "add", entry: "add", bindings: ["a", "b", "y", ""], uniform: [4, 2] };
     const y = { name: "y", buffer: "y", dtype: "float32", shape: [4], bytes: 16 };
     const temporaries = [{ name: "y", bytes: 16 }];
-    const plan = { steps: [add], temporaries, constants: ["b"], states: [], outputs: [y], repeats: 0 };
+    const plan = { steps: [add], temporaries, dropped: [], constants: ["b"], states: [], outputs: [y], repeats: 0 };
     const a = { name: "a", data: floats(1, 2, 3, 4) }, b = { name: "b", data: floats(10, 20) };
     const told = async (plan, tensors) => {
         try {

@@ -21,7 +21,7 @@ LANE = """
         steps: [{ kernel: "silu", code: 0, bindings: ["x", "t"], graph: {
             operands: { x: { binding: 0, shape: [count], spec: spec([count]) } }, outputs: { y: 1 }, attributes: {},
         } }],
-        constants: [], outputs: [output(4 * count)], repeats: 0,
+        dropped: [], constants: [], outputs: [output(4 * count)], repeats: 0,
     });
     const product = (key, baked) => ({
         codes: ["/kernels/matmul_nbits/matmul_nbits.mjs"],
@@ -32,7 +32,7 @@ LANE = """
             },
             outputs: { y: 2 }, attributes: { baked },
         } }],
-        constants: [key], outputs: [output(8)], repeats: 0,
+        dropped: [], constants: [key], outputs: [output(8)], repeats: 0,
     });
     const floats = (name, count, value) => ({ name, data: new Float32Array(count).fill(value).buffer });
     const failed = (work) => work.then(() => "done", (error) => error.kind);
@@ -140,7 +140,7 @@ def test_a_context_without_int4_is_given_the_next_wider_type():
                 },
                 outputs: { y: 2 }, attributes: { baked: 0 },
             } }],
-            constants: [key], outputs: [output(4)], repeats: 0,
+            dropped: [], constants: [key], outputs: [output(4)], repeats: 0,
         });
         const words = new Uint32Array([0x76543210, 0xfedcba98, 0x76543210, 0xfedcba98, 0]);
         new Float32Array(words.buffer)[4] = 0.5;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import types
 from typing import Any
 
@@ -29,11 +30,13 @@ class Station:
     def __init__(self) -> None:
         self.kept = Kept()
         self.asked: list[tuple[list[str], set[str]]] = []
+        self.dropped: list[list[str]] = []
         self.channel = types.SimpleNamespace(send=self._send, answer=self._answer, abandon=lambda request: None)
         self.fails = self.wrong = 0
 
     def _send(self, op: str, args: dict[str, Any], *, tensors: dict[str, Any], **_: Any) -> int:
         assert op == "kernel"
+        self.dropped.append(args["dropped"])
         self.asked.append(([step["kernel"] for step in args["steps"]], set(tensors)))
         return len(self.asked)
 
@@ -134,3 +137,14 @@ def test_what_a_run_was_not_answered_for_is_not_known():
     station.kept.keys |= new.state.keys
     assert brought(new, station) == []
     assert not station.kept.keys & new.state.keys, "its first run makes the buffers anew"
+
+
+def test_what_nobody_holds_is_dropped_once_with_what_is_sent_next():
+    first, other, station = stepped(1), stepped(1), Station()
+    brought(first, station)
+    keys = sorted(first.state.keys)
+    del first
+    gc.collect()
+    brought(other, station)
+    assert station.dropped == [[], [], keys, []]
+    assert station.kept.keys == other.state.keys

@@ -38,10 +38,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Constant:
-    """Data that a lane keeps on its device under ``key``, so that it travels once."""
+    """Data that a lane keeps on its device under ``key``, so that it travels once, for as long as ``owner`` is held."""
 
     key: str
     data: NDArray[Any]
+    owner: object
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class Plan:
     ``inputs`` travel with it, ``constants`` are kept by the page, by their keys; ``temporaries`` are sizes in bytes of
     what dispatches write. ``bound`` names the buffers of each in the order of its bindings, an empty name for its
     uniform. ``wanted`` are the outputs by the caller's names, ``sources`` the buffers that they lie in; ``states`` are
-    sizes in bytes of what stays and is written in place, by key.
+    sizes in bytes of what stays and is written in place, by key, and ``owners`` who holds that and the constants.
     """
 
     dispatches: Sequence[Dispatch]
@@ -51,6 +51,7 @@ class Plan:
     wanted: Mapping[str, Output]
     sources: Mapping[str, str]
     states: Mapping[str, int]
+    owners: Mapping[str, object]
 
     @classmethod
     def of(cls, outputs: Mapping[str, Tensor | Cell], lower: Callable[[Program], Dispatch]) -> Plan:
@@ -72,6 +73,7 @@ class Plan:
                     temporaries[f"t{at}-{name}"] = output.nbytes
         inputs: dict[str, NDArray[Any]] = {}
         constants: dict[str, NDArray[Any]] = {}
+        owners: dict[str, object] = {}
         sent: dict[int, str] = {}  # an array that several read travels once
 
         def buffer(at: int, name: str) -> str:
@@ -83,7 +85,7 @@ class Plan:
             if isinstance(given, Tensor):
                 return written[id(given.program), given.name]
             if isinstance(given, Constant):
-                constants[given.key] = given.data
+                constants[given.key], owners[given.key] = given.data, given.owner
             elif given is None:
                 raise ConfigurationError(f"kernel {order[at].kernel}: nothing was given for {name}")
             elif not isinstance(given, Cell):
@@ -94,6 +96,7 @@ class Plan:
 
         cells = [cell for program in order for cell in program.cells]
         cells += [cell for cell in outputs.values() if isinstance(cell, Cell)]
+        owners |= {cell.key: cell.state for cell in cells}
         return cls(
             dispatches=dispatches,
             bound=[[buffer(at, name) for name in one.bindings] for at, one in enumerate(dispatches)],
@@ -106,13 +109,15 @@ class Plan:
                 for name, one in outputs.items()
             },
             states={cell.key: cell.nbytes for cell in cells},
+            owners=owners,
         )
 
     @classmethod
     def of_state(cls, state: State) -> Plan:
         """Return the plan that makes a state's buffers, and computes nothing."""
         cells = [state.cell(name) for name in state.sizes]
-        return cls((), (), {}, {}, {}, {}, {}, states={cell.key: cell.nbytes for cell in cells})
+        states = {cell.key: cell.nbytes for cell in cells}
+        return cls((), (), {}, {}, {}, {}, {}, states=states, owners=dict.fromkeys(states, state))
 
     @property
     def kernel(self) -> str:
@@ -150,11 +155,11 @@ class Plan:
                     f"adapter dispatches at most {groups:,} (maxComputeWorkgroupsPerDimension). Split the work."
                 )
 
-    def to_args(self, repeats: int = 0, kept: Collection[str] = ()) -> dict[str, Any]:
+    def to_args(self, repeats: int = 0, kept: Collection[str] = (), dropped: Collection[str] = ()) -> dict[str, Any]:
         """Return it as the page's operation ``kernel`` takes it, without inputs and constants.
 
-        The page runs it once, and ``repeats`` times more with the clock beside it. States that are not among what it
-        has ``kept`` begin anew.
+        The page forgets what is ``dropped``, runs it once, and ``repeats`` times more with the clock beside it. States
+        that are not among what it has ``kept`` begin anew.
         """
         codes = list(dict.fromkeys(dispatch.code for dispatch in self.dispatches))
         return {
@@ -173,6 +178,7 @@ class Plan:
                 for dispatch, names in zip(self.dispatches, self.bound, strict=True)
             ],
             "temporaries": [{"name": name, "bytes": size} for name, size in self.temporaries.items()],
+            "dropped": list(dropped),
             "constants": list(self.constants),
             "states": [{"name": key, "bytes": size, "fresh": key not in kept} for key, size in self.states.items()],
             "outputs": [

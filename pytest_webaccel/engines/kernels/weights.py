@@ -55,12 +55,12 @@ Matrix: TypeAlias = "Weights | Resident[Packed] | Resident[NDArray[Any]]"
 FLOAT_BITS = 32
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Resident(Generic[T]):
     """Weights, an array or :class:`~pytest_webaccel.engines.packing.Packed`, that stay on a lane's device.
 
-    They are sent at their first use and freed when the test ends; a lane that was mended gets them again. They must not
-    be changed meanwhile.
+    They are sent at their first use and freed when the test ends, or with the next computation once nobody holds them;
+    a lane that was mended gets them again. They must not be changed meanwhile.
     """
 
     value: T
@@ -72,7 +72,7 @@ class Resident(Generic[T]):
         if name not in self._forms:
             self._forms[name] = made(self.value)
         words = self._forms[name]
-        return Constant(f"{self.key}-{name}", words.data), words
+        return Constant(f"{self.key}-{name}", words.data, self), words
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -130,7 +130,7 @@ def matrix_operand(given: Matrix, layout: Callable[[Any], Words], use: str = "")
     """
     if isinstance(given, Resident):
         constant, words = given.form(layout.__name__, layout)
-        return Constant(f"{given.key}-{use or layout.__name__}", constant.data), words
+        return Constant(f"{given.key}-{use or layout.__name__}", constant.data, given), words
     words = layout(given)
     return words.data, words
 
