@@ -63,7 +63,7 @@ async def run_kernels(lease: Lease, computation: Computation, *, deadline: float
 async def _dispatched(lease: Lease, computation: Computation, deadline: float, repeats: int) -> Reply:
     lane = lease.lane
     computation.plan(lane.probe)
-    if lane.station is None and lane.guest is None:  # a repair was interrupted, by Ctrl-C or a deadline
+    if not lane.served:  # a repair was interrupted, by Ctrl-C or a deadline
         await lane.settle()
     with contextlib.closing(KernelRun(lane, computation, deadline, repeats=repeats)) as request:
         return await lease.dispatch(request)

@@ -133,6 +133,15 @@ class LiveLane:
             raise LaneUnavailableError(f"lane {self.name} is not started")
         return self.station
 
+    @property
+    def served(self) -> bool:
+        """Whether a station is in service; a repair that Ctrl-C or a deadline interrupted may have left none."""
+        return self.guest is not None or self.station is not None
+
+    def find(self, model: LoadedModel) -> LoadedModel | None:
+        """Return the model as the page in service has it, None where that has it not or there is none."""
+        return self.here.find(model) if self.served else None
+
     async def start(self, *, deadline: float = _START_S) -> None:
         """Start cold, whatever there was before."""
         if self.state is LaneState.FAILED:

@@ -183,7 +183,7 @@ class _Walk:
     async def _step(self, one: Asked, plan: FaultPlan | None) -> Reply:
         lease = self._lease
         before = lease.life.step = len(self._replies)
-        self._redone, lease.recovering = 0, None
+        self._redone = 0
         reply, story = await lease.step(one, plan)
         if story is not None:
             story.steps_saved = before - self._redone

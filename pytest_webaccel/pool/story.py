@@ -1,4 +1,4 @@
-"""What a lease tells of one fault: how it was met, until its row can be written."""
+"""What a lease tells of its faults: how each was met, until its row can be written."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pytest_webaccel.faults import INJECTORS
 from pytest_webaccel.parity.compare import compare
 from pytest_webaccel.parity.tolerance import Tolerance, tolerance_for
 from pytest_webaccel.rows import MeasurementRow, RecoveryRow
 from pytest_webaccel.terms import Damage, Engine, FaultPlan, Outcome, Phases, Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pytest_webaccel.pool.lane import LiveLane
+    from pytest_webaccel.rows import Row
 
-__all__ = ["Story", "Terms", "contradiction", "unplanned_row"]
+__all__ = ["Stories", "Story", "Terms", "contradiction"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,21 +113,56 @@ class Story:
         )
 
 
-def unplanned_row(terms: Terms, lane: LiveLane, metric: str, model: str, milliseconds: float) -> MeasurementRow:
-    """Return the row that tells of a lane which broke and was mended although nobody planned it."""
-    return MeasurementRow(
-        run_id=terms.run_id,
-        evidence=lane.probe.evidence,
-        test_id=terms.test_id,
-        lane=str(lane.name),
-        model=model,
-        family="",
-        engine=str(Engine.ONNX),
-        bits=32,
-        metric=metric,
-        value=milliseconds,
-        unit="ms",
-    )
+class Stories:
+    """The stories of one lease, ``waiting`` until their rows can be written; ``record`` takes finished rows."""
+
+    def __init__(self, lane: LiveLane, terms: Terms, record: Callable[[Row], None]) -> None:
+        self.waiting: list[Story] = []
+        self._lane = lane
+        self._terms = terms
+        self._record = record
+
+    def tell(self, story: Story) -> None:
+        """Have ``story`` recorded when the lease ends."""
+        self.waiting.append(story)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether a fault that only a run can see may have been left in the page."""
+        left = [story for story in self.waiting if story.outcome is not Outcome.RECOVERED]
+        return any(INJECTORS[story.plan.fault].seen_by_request for story in left)
+
+    def settle(self) -> None:
+        """Record what came of earlier faults, now that this worker is about to die."""
+        for story in [story for story in self.waiting if story.outcome is not Outcome.UNKNOWN]:
+            self._record(story.row(self._terms, self._lane, whole=True))
+        self.waiting = [story for story in self.waiting if story.outcome is Outcome.UNKNOWN]
+
+    def end(self, *, whole: bool) -> None:
+        """Record every story, now that it is known whether the lane is ``whole`` again."""
+        for story in self.waiting:
+            row = story.row(self._terms, self._lane, whole=whole)
+            self._lane.counts["lost"] += row.lost
+            self._record(row)
+        self.waiting.clear()
+
+    def unplanned(self, metric: str, model: str, milliseconds: float) -> None:
+        """Record that the lane broke and was mended although nobody planned it."""
+        self._record(
+            MeasurementRow(
+                run_id=self._terms.run_id,
+                evidence=self._lane.probe.evidence,
+                test_id=self._terms.test_id,
+                lane=str(self._lane.name),
+                model=model,
+                family="",
+                engine=str(Engine.ONNX),
+                bits=32,
+                metric=metric,
+                value=milliseconds,
+                unit="ms",
+            )
+        )
 
 
 def contradiction(expected: Mapping[str, Any], got: Mapping[str, np.ndarray[Any, Any]]) -> str:

@@ -50,7 +50,7 @@ def undo_holding(change: Transaction, lane: LiveLane, keys: Sequence[str]) -> No
     """Have tensors that are held for a change freed where the change fails, in whatever page serves the lane then."""
 
     async def free() -> None:
-        if lane.station is not None or lane.guest is not None:
+        if lane.served:
             await lane.here.free(keys, deadline=UNDO_S)
 
     change.undo(f"holding {', '.join(keys)}", free)

@@ -92,6 +92,23 @@ class Stage:
         return OrtCopy(folder, version, bridge.share(f"ort-{version}", folder))
 
 
+async def seen(channel, symptom):
+    """Wait until the channel saw ``symptom``, without a pause that could be too short or too long."""
+    arrived = asyncio.Event()
+    before = channel.on_damage
+
+    def note(damage):
+        before(damage)
+        if damage.symptom is symptom:
+            arrived.set()
+
+    channel.on_damage = note
+    if any(damage.symptom is symptom for damage in channel.damages):
+        arrived.set()
+    async with asyncio.timeout(30):
+        await arrived.wait()
+
+
 @pytest.fixture(scope="module", params=["fake", "chromium"])
 def shared_stage(request):
     if request.param == "fake":

@@ -34,6 +34,11 @@ def arrays(draw):
     return array[..., ::2] if array.ndim and draw(st.booleans()) else array
 
 
+def native_arrays():
+    """The same, in the byte order of this machine."""
+    return arrays().map(lambda array: array if array.dtype.kind == "O" else array.astype(array.dtype.name))
+
+
 def same(one, other):
     """Whether two arrays hold the same bits in the same shape."""
     if one.dtype.kind == "O":

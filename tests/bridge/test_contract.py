@@ -16,6 +16,7 @@ from pytest_webaccel.engines.onnx import OnnxEngine
 from pytest_webaccel.errors import BridgeError, DamagedLaneError, ModelError, RemoteError
 from pytest_webaccel.terms import Backend, OrtBuild, Symptom
 from tests import models
+from tests.bridge.conftest import seen
 from tests.bridge.strategies import same
 
 EXTREMES: dict[str, list[Any]] = {
@@ -33,23 +34,6 @@ EXTREMES: dict[str, list[Any]] = {
 
 #: How a request hears of a lost connection: as such, or as an answer that was cut short.
 CUT_OFF = {Symptom.SOCKET_CLOSED, Symptom.RESULT_DAMAGED}
-
-
-async def seen(channel, symptom):
-    """Wait until the channel saw ``symptom``, without a pause that could be too short or too long."""
-    arrived = asyncio.Event()
-    before = channel.on_damage
-
-    def note(damage):
-        before(damage)
-        if damage.symptom is symptom:
-            arrived.set()
-
-    channel.on_damage = note
-    if any(damage.symptom is symptom for damage in channel.damages):
-        arrived.set()
-    async with asyncio.timeout(30):
-        await arrived.wait()
 
 
 # -- tensors --------------------------------------------------------------------------------------

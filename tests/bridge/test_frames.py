@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -17,7 +15,8 @@ from pytest_webaccel.bridge.frames import (
     spec_of,
 )
 from pytest_webaccel.errors import ProtocolError
-from tests.bridge.strategies import arrays, json_values, same
+from tests.bridge.messages import chunk
+from tests.bridge.strategies import json_values, native_arrays, same
 
 LIMIT = 1 << 20
 
@@ -26,7 +25,7 @@ def flat(array):
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-@given(array=arrays().map(lambda array: array if array.dtype.kind == "O" else array.astype(array.dtype.name)))
+@given(array=native_arrays())
 def test_an_announced_and_chunked_tensor_arrives_as_it_was(array):
     spec = TensorSpec.from_json(spec_of("x", array).to_json(), limit=LIMIT)
     assembly = Assembly([spec])
@@ -103,9 +102,8 @@ def test_an_arbitrary_announcement_is_within_bounds_or_a_protocol_error(data):
 )
 def test_a_chunk_that_was_not_announced_so_is_refused(tensor, offset, total, words):
     assembly = Assembly([TensorSpec("x", "float32", (2,), 8)])
-    frame = struct.pack("<4sIIIQQ", b"WAX1", 1, tensor, 4, offset, total).ljust(HEADER_BYTES, b"\0") + b"abcd"
     with pytest.raises(ProtocolError, match=words):
-        assembly.add(decode_chunk(frame))
+        assembly.add(decode_chunk(chunk(1, tensor, offset, total, b"abcd")))
 
 
 def test_a_chunk_that_comes_twice_is_refused():

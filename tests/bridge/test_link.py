@@ -12,8 +12,8 @@ from pytest_webaccel.bridge.messages import Limits
 from pytest_webaccel.bridge.toxics import Bandwidth, Latency, LimitData, ResetPeer, Slicer, Stream, Timeout
 from pytest_webaccel.errors import BridgeError, DamagedLaneError
 from pytest_webaccel.terms import Symptom
+from tests.bridge.conftest import seen
 from tests.bridge.strategies import same
-from tests.bridge.test_contract import seen
 
 DATA = np.random.default_rng(5).integers(0, 256, 300_000, dtype=np.uint8)
 

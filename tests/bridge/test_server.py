@@ -8,6 +8,7 @@ import random
 import weakref
 
 from pytest_webaccel.bridge.server import Bridge
+from tests.bridge.attacks import get, status
 
 
 def test_nothing_keeps_a_bridge_that_has_served_and_stopped():
@@ -16,11 +17,7 @@ def test_nothing_keeps_a_bridge_that_has_served_and_stopped():
     async def served() -> weakref.ref[Bridge]:
         bridge = Bridge(chance=random.Random(0))
         await bridge.start()
-        reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
-        writer.write(f"GET /lane HTTP/1.1\r\nHost: 127.0.0.1:{bridge.port}\r\nConnection: close\r\n\r\n".encode())
-        answer = await asyncio.wait_for(reader.read(), 10)
-        assert answer.startswith(b"HTTP/1.1 200")
-        writer.close()
+        assert status(await get(bridge.port, "/lane")) == 200
         await bridge.stop()
         return weakref.ref(bridge)
 

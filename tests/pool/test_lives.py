@@ -73,7 +73,7 @@ class Lives:
                             await body(lease)
                             ended.append(lease.plans.unfired())
                         except Died:
-                            lease._stories.clear()  # a killed worker writes no rows
+                            lease._stories.waiting.clear()  # a killed worker writes no rows
                             raise
             finally:
                 self.rows += home.recoveries
