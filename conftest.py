@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long the first draw takes is the machine's doing: Hypothesis reads every module of ours before it.
+settings.register_profile("suite", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 INSTALLED = any(entry.value == "pytest_webaccel.plugin" for entry in importlib.metadata.entry_points(group="pytest11"))
 
