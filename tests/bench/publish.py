@@ -28,22 +28,26 @@ MOST_BYTES = 2_000_000
 
 
 def table(data: dict[str, Any]) -> str:
-    """Return machine, lanes and rows of one benchmark as Markdown."""
-    machine, rows = data["machine"], data["rows"]
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    lanes = "; ".join(f"{name}: {about}" for name, about in machine["lanes"].items())
+    """Return machine, lanes, summary and rows of one benchmark as Markdown."""
+    rows = data["rows"]
     apart = len({row.get("lane") for row in rows}) > 1
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if apart or name != "lane"]
+    lines = [digest(data), "", f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+    lines += [f"| {' | '.join(cell(row.get(column)) for column in columns)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def digest(data: dict[str, Any]) -> str:
+    """Return machine, lanes and summary of one benchmark as Markdown."""
+    machine = data["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    lanes = "; ".join(f"{name}: {about}" for name, about in machine["lanes"].items())
     lines = [
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB, Python {machine['python']}, "
         f"{packages}. {lanes + '.' if lanes else ''}".strip(),
-        "",
-        *(f"- {line}" for line in data.get("summary", ())),
         *([""] if data.get("summary") else []),
-        f"| {' | '.join(columns)} |",
-        f"| {' | '.join('---' for _ in columns)} |",
+        *(f"- {line}" for line in data.get("summary", ())),
     ]
-    lines += [f"| {' | '.join(cell(row.get(column)) for column in columns)} |" for row in rows]
     return "\n".join(lines)
 
 
@@ -115,6 +119,12 @@ def publish_kernels(data: dict[str, Any]) -> str:
     return table({**data, "rows": ours})
 
 
+def publish_alone(data: dict[str, Any]) -> str:
+    """Write the rows; return the Markdown of what they come to."""
+    (RESULTS.parent / "data" / "kernels-alone.json").write_text(json.dumps(impersonal(data), indent=1) + "\n")
+    return digest(data)
+
+
 def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     """Return two runs of one benchmark, on other lanes or adapters of one machine, as one."""
     machine = first["machine"]
@@ -140,6 +150,8 @@ def publish(paths: list[str], trials: Path = TRIALS, faults: Path = FAULTS) -> N
                 body = publish_soak(data, faults)
             case "kernels":
                 body = publish_kernels(data)
+            case "kernels_alone":
+                body = publish_alone(data)
             case _:
                 body = table(data)
         text = put(text, name, body)
