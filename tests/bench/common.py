@@ -31,14 +31,14 @@ def arguments(
     name: str,
     given: Sequence[str] | None = None,
     *,
-    backend: bool = False,
+    backends: bool = False,
     quick: str = "a small sample, under two minutes",
 ) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m tests.bench.{name}")
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help=quick)
-    if backend:
-        parser.add_argument("--backend", type=Backend, choices=list(Backend), default=Backend.WEBGPU)
+    if backends:
+        parser.add_argument("--backends", type=Backend, nargs="+", default=list(Backend), help="all by default")
     return parser.parse_args(given)
 
 

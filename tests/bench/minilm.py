@@ -108,8 +108,10 @@ def measure(
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    options = arguments("minilm", given, quick="four pairs, nothing calibrated: under two minutes")
-    table = chromium_table()
+    options = arguments("minilm", given, backends=True, quick="four pairs, nothing calibrated: under two minutes")
+    table = tuple(probe for probe in chromium_table() if probe.lane.backend in options.backends)
+    if not table:
+        raise SystemExit(f"no lane of Chromium on {', '.join(options.backends)} works here")
     pairs = PAIRS[:4] if options.quick else PAIRS
     model = fetched()
     weights = model.weights
