@@ -113,13 +113,17 @@ fn main(@builtin(workgroup_id) id: vec3<u32>, @builtin(local_invocation_index) a
       var part${ r }_${ c } = 0.0;
 //% endfor
 //% endfor
+//% if NATIVE and int8
 //% for r in range(TILE_ROWS)
       var whole${ r } = 0.0;
 //% endfor
+//% endif
       for (var block = g * ${ blocks }u; block < min((g + 1u) * ${ blocks }u, shape.blocks); block++) {
 //% for r in range(TILE_ROWS)
         let scale_of${ r } = scales[x${ r } + block];
+//% if NATIVE and int8
         whole${ r } += scale_of${ r }.y;
+//% endif
 //% for c in range(TILE_COLUMNS)
         var dot${ r }_${ c } = ${ "0i" if NATIVE and int8 else "0.0" };
 //% endfor

@@ -2,9 +2,10 @@
 //
 //   x[r, k] = value[r, k] * scale[r, block of k], rounded
 //
-// To int8 a scale is the largest |x| of its block over 127; to float16 it is the power of two below that, so that no value
-// is too large for float16 and none too small that counts. A block of nothing, or of less than SMALLEST, has values of 0.
-// The last block of a row is filled up with zeros.
+// To int8 a scale is the largest |x| of its block over 127, and one over it is cut to 12 bits: so what lies half between two
+// values does so on every adapter, however it divides, and is rounded alike. To float16 a scale is the power of two below
+// the largest |x|, so that no value is too large for float16 and none too small that counts. A block of nothing, or of
+// less than SMALLEST, has values of 0. The last block of a row is filled up with zeros.
 //
 // Bindings, all of group 0:
 //   0  x       f32, (rows, k)
@@ -54,8 +55,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
   var factor = 0.0;
   if (largest >= SMALLEST) {
     if (ACTIVATION_BITS == 8u) {
-      scale = largest / 127.0;
-      factor = 127.0 / largest;
+      factor = bitcast<f32>(bitcast<u32>(127.0 / largest) & 0xfffff000u);
+      scale = 1.0 / factor;
     } else {
       let exponent = min(bitcast<u32>(largest) >> 23u, 253u);
       scale = bitcast<f32>(exponent << 23u);

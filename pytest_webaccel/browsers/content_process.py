@@ -95,7 +95,11 @@ class ContentProcess:
         """SIGSTOP it; returns once it stands still."""
         process = self.known(root)
         self._stopped = True
-        await suspend(process, f"{self._where}: the page's process", deadline=deadline)
+        try:
+            await suspend(process, f"{self._where}: the page's process", deadline=deadline)
+        except BrowserError:
+            self._stopped = process.is_running()
+            raise
 
     def resume(self) -> None:
         """SIGCONT it where it was stopped and still is there; harmless otherwise."""

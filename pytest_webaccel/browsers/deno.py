@@ -115,6 +115,11 @@ class DenoDriver(ProcessDriver[Connection]):
         connection.attach(await process.connect(connection))
         return connection
 
+    def _profile_now(self) -> Profile:
+        if self._profile is None:
+            raise BrowserError("it was stopped meanwhile")
+        return self._profile
+
     def _forget_page(self) -> None:
         self._shown = False
 
@@ -124,11 +129,10 @@ class DenoDriver(ProcessDriver[Connection]):
         A page of a web server is the lane's: what is run is that server's ``/page/main.mjs``. Any other is empty.
         """
         self._running().close("its page was closed")
-        assert self._profile is not None
         try:
             async with asyncio.timeout(deadline):
                 await self._end(deadline)
-                connection = await self._run(url, self._profile)
+                connection = await self._run(url, self._profile_now())
                 await self._answer(connection, "open", {"url": url}, deadline)
         except TimeoutError:
             raise BrowserError(f"{self._where}: {url} did not load within {deadline:.1f} s") from None

@@ -102,12 +102,14 @@ class ProcessDriver(abc.ABC, Generic[ConnectionT]):
             async with asyncio.timeout(deadline):
                 self._profile = Profile()
                 await self._launch(self._profile, deadline)
-        except (TimeoutError, BrowserError, OSError) as error:
+        except (TimeoutError, BrowserError, OSError, KeyError, TypeError, ValueError) as error:
             output = self._process.error_output if self._process else ""
             await self.stop(deadline=5.0)
             cause = str(error).removeprefix(f"{self._where}: ") or f"no answer within {deadline:.1f} s"
+            if isinstance(error, KeyError | TypeError | ValueError):
+                cause = f"its answer cannot be read ({error!r})"
             raise BrowserError(start_failure(self._where, cause, output, self._installer)) from error
-        except asyncio.CancelledError:
+        except BaseException:
             await self.stop(deadline=5.0)
             raise
 
@@ -184,9 +186,14 @@ class ProcessDriver(abc.ABC, Generic[ConnectionT]):
     async def stop(self, *, deadline: float) -> None:
         """End the whole process tree and remove the profile. Never raises, may be called twice."""
         await self._end(deadline)
-        if self._profile is not None:
-            await self._profile.remove(deadline=max(1.0, deadline / 2))
-        self._profile = None
+        profile, self._profile = self._profile, None
+        if profile is None:
+            return
+        try:
+            await profile.remove(deadline=max(1.0, deadline / 2))
+        except BaseException:  # cut off: another stop goes on
+            self._profile = profile
+            raise
 
     async def _end(self, deadline: float) -> None:
         """End the process tree and the connection, which is no damage."""

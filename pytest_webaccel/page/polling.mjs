@@ -8,6 +8,8 @@ const queues = new WeakMap();
 /** How many waits each queue has; a queue with any is polled. @type {WeakMap<GPUQueue, number>} */
 const waits = new WeakMap();
 const later = globalThis.setTimeout.bind(globalThis);
+/** Queues that are polled. @type {WeakSet<GPUQueue>} */
+const polled = new WeakSet();
 /** Queues whose pause is over. @type {GPUQueue[]} */
 const due = [];
 const { port1, port2 } = new MessageChannel();
@@ -15,7 +17,11 @@ port1.onmessage = () => due.splice(0).forEach(poll);
 
 /** @param {GPUQueue} queue */
 function poll(queue) {
-  if (!waits.get(queue)) return;
+  if (!waits.get(queue)) {
+    polled.delete(queue);
+    return;
+  }
+  polled.add(queue);
   queue.submit([]);
   // A timer that a timer sets is held back for 4 ms, after some of them; one that a message sets is not.
   later(() => {
@@ -32,11 +38,10 @@ function poll(queue) {
  * @returns {Promise<T>}
  */
 function hasten(queue, work) {
-  const before = waits.get(queue) ?? 0;
-  waits.set(queue, before + 1);
+  waits.set(queue, (waits.get(queue) ?? 0) + 1);
   const done = () => void waits.set(queue, (waits.get(queue) ?? 1) - 1);
   work.then(done, done);
-  if (!before) poll(queue);
+  if (!polled.has(queue)) poll(queue);
   return work;
 }
 

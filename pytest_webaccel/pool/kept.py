@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import weakref
 from typing import TYPE_CHECKING
 
-from pytest_webaccel.engines.kernels import Plan
+from pytest_webaccel.engines.kernels import Plan, State
 from pytest_webaccel.errors import DamagedLaneError, ModelError, RemoteError
 from pytest_webaccel.terms import Damage, Symptom
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pytest_webaccel.bridge.protocol import Reply
-    from pytest_webaccel.engines.kernels import State
     from pytest_webaccel.pool.station import Station
 
 __all__ = ["Kept", "kernel_answer", "restore", "send_kernel"]
+
+#: Buffers of states that are kept before any is looked for that nobody holds.
+_FEW_STATES = 16
 
 
 class Kept:
@@ -28,6 +31,7 @@ class Kept:
     def __init__(self) -> None:
         self.keys: set[str] = set()
         self.versions: dict[str, int] = {}
+        self._most_states = _FEW_STATES
         self._owners: weakref.WeakValueDictionary[str, object] = weakref.WeakValueDictionary()
         #: Whether the page was asked for a kernel: what fails may leave something, too.
         self.asked = False
@@ -45,6 +49,11 @@ class Kept:
 
     def orphans(self) -> list[str]:
         """Return the keys of what nobody holds any more, which are not kept from now on."""
+        states = sum(isinstance(owner, State) for owner in self._owners.values())
+        if states >= self._most_states:  # a state's log refers to the state: only a collection shows that it is left
+            gc.collect()
+            states = sum(isinstance(owner, State) for owner in self._owners.values())
+            self._most_states = max(_FEW_STATES, 2 * states)
         found = sorted(key for key in self.keys if key not in self._owners)
         self.keys.difference_update(found)
         return found

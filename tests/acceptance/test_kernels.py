@@ -9,7 +9,6 @@ from tests.acceptance.lanes import KERNEL_LANES, run_on_lane
 
 SUITE = """
     import contextlib
-    import gc
     import math
 
     import numpy
@@ -148,7 +147,6 @@ SUITE = """
             close(webaccel.compute({"y": matmul_nbits(x, held)["y"]})["y"], x.astype(float) @ weights.dequantised().T)
             assert kept(_webaccel_lease, _webaccel_worker) == 1
             del held
-            gc.collect()
 
 
     def close(got, right, most=1e-6):

@@ -38,7 +38,7 @@ def arguments(
     parser.add_argument("--out", type=Path, help="write rows as JSON to this file")
     parser.add_argument("--quick", action="store_true", help=quick)
     if backends:
-        parser.add_argument("--backends", type=Backend, nargs="+", default=list(Backend), help="all by default")
+        parser.add_argument("--backends", type=Backend, nargs="+", help="all that work here by default")
     return parser.parse_args(given)
 
 

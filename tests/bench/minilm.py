@@ -109,9 +109,11 @@ def measure(
 
 def main(given: Sequence[str] | None = None) -> int:
     options = arguments("minilm", given, backends=True, quick="four pairs, nothing calibrated: under two minutes")
-    table = tuple(probe for probe in chromium_table() if probe.lane.backend in options.backends)
-    if not table:
-        raise SystemExit(f"no lane of Chromium on {', '.join(options.backends)} works here")
+    table = chromium_table()
+    if options.backends:
+        table = tuple(probe for probe in table if probe.lane.backend in options.backends)
+        if missing := set(options.backends) - {probe.lane.backend for probe in table}:
+            raise SystemExit(f"Chromium on {', '.join(sorted(missing))} does not work here; see `doctor`")
     pairs = PAIRS[:4] if options.quick else PAIRS
     model = fetched()
     weights = model.weights

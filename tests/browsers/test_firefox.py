@@ -102,12 +102,25 @@ def test_waits_for_the_gpu_end_with_its_work_and_not_at_the_next_tenth_of_a_seco
       return (performance.now() - start) / 10;
     })()"""
 
+    one_after_the_other = """(async () => {
+      const [own, counts] = [{}, []];
+      for (let turn = 0; turn < 60; turn++) {
+        let submitted = 0;
+        own.submit = () => void submitted++;
+        await hasten(own, new Promise((resolve) => setTimeout(resolve, 5)));
+        counts.push(submitted);
+      }
+      return counts;
+    })()"""
+
     async def scenario(driver: Any) -> None:
         await driver.open(blank(), deadline=DEADLINE)
         plain = await driver.evaluate(waits, deadline=DEADLINE)
         await driver.evaluate(f"{polling.replace('export ', '')}\nhastenWaits();", deadline=DEADLINE)
         hastened = await driver.evaluate(waits, deadline=DEADLINE)
         assert hastened < plain / 2, f"{plain:.0f} ms before, {hastened:.0f} ms after"
+        submissions = await driver.evaluate(one_after_the_other, deadline=DEADLINE)
+        assert max(submissions[-10:]) <= 2 * max(submissions[:10]), submissions
 
     stage.run(scenario)
 

@@ -80,6 +80,8 @@ def test_the_reference_brings_embeddings_to_length_1_and_tells_sentences_apart()
         ({}, {"heads": 5}, r"heads=5: the width of 48 is not a multiple"),
         ({}, {"bits": {"pooler": 4}}, r"no matrix of the encoder, or packed already: pooler"),
         ({}, {"bits": 5}, r"bits=5 cannot be packed"),
+        ({}, {"bits": 4, "activations": "int4"}, r"activations 'int4'"),
+        ({}, {"activations": "int8"}, r"activations=int8 go with packed weights, and none are"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(change, options, words):

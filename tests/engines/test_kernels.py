@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -121,6 +122,18 @@ def test_the_tile_follows_from_rows_and_quads(rows, features, tile):
     target = Target(Backend.WEBGPU, frozenset(features))
     chosen = matmul_nbits(np.ones((rows, 200), np.float32), WEIGHTS).lowered(target).chosen
     assert (chosen["TILE_ROWS"], chosen["TILE_COLUMNS"]) == tile
+
+
+@pytest.mark.parametrize("features", [(), ("subgroups",)])
+@pytest.mark.parametrize("rows", [1, 7, 8, 64])
+def test_the_tile_goes_with_whatever_else_is_asked_for(rows, features):
+    target, x = Target(Backend.WEBGPU, frozenset(features)), np.ones((rows, 200), np.float32)
+    tunable = manifest("matmul_nbits").tunable
+    for workgroup, split in itertools.product(tunable["WORKGROUP"], tunable["SPLIT"]):
+        if workgroup // split >= 4:
+            asked = {"WORKGROUP": workgroup, "SPLIT": split, "QUADS": 0}
+            chosen = matmul_nbits(x, WEIGHTS, constants=asked).lowered(target).chosen
+            assert {name: chosen[name] for name in asked} == asked
 
 
 def test_who_gives_a_part_of_the_tile_gives_the_tile():

@@ -148,3 +148,14 @@ def test_what_nobody_holds_is_dropped_once_with_what_is_sent_next():
     brought(other, station)
     assert station.dropped == [[], [], keys, []]
     assert station.kept.keys == other.state.keys
+
+
+def test_states_that_nobody_holds_never_grow_many():
+    station = Station()
+    gc.disable()
+    try:
+        for _ in range(40):
+            brought(stepped(1), station)
+            assert len(station.kept.keys) <= 18
+    finally:
+        gc.enable()

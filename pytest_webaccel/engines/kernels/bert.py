@@ -84,7 +84,6 @@ class Bert:
         if heads < 1 or self.width % heads:
             raise ConfigurationError(f"heads={heads}: the width of {self.width} is not a multiple of it")
         self._epsilon = epsilon
-        self._activations = activations
         plain = {name: _floats(weights[name]) for name in names}
         if not typed:
             # What every token has of its type is added to the positions: there is one type here.
@@ -100,6 +99,12 @@ class Bert:
         for name, weight in plain.items():
             wanted = asked.get(name, 32)
             self._weights[name] = Resident(weight if wanted == 32 else quantise(weight, wanted, group=group))
+        self._activations = Activations.named(activations)
+        packed = any(isinstance(kept.value, Packed) for kept in self._weights.values())
+        if self._activations is not Activations.FLOAT32 and not packed:
+            raise ConfigurationError(
+                f"activations={activations} go with packed weights, and none are: give bits as well"
+            )
 
     @property
     def nbytes(self) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_webaccel.engines.kernels.dispatch import Operand, Target
     from pytest_webaccel.engines.kernels.program import Output
 
-__all__ = ["on_webgpu", "require_tile"]
+__all__ = ["on_webgpu", "require_tile", "too_large"]
 
 #: Bytes of a workgroup's own memory that every device has.
 _SHARED_BYTES = 16_384
@@ -60,12 +60,19 @@ def on_webgpu(
 
 def require_tile(kernel: str, chosen: Mapping[str, int], most: int) -> None:
     """Raise ConfigurationError for a tile of more than ``most`` elements, or too large for invocations to share it."""
+    if reason := too_large(chosen, most):
+        raise ConfigurationError(f"kernel {kernel}: {reason}")
+
+
+def too_large(chosen: Mapping[str, int], most: int) -> str:
+    """Return why a tile is too large; empty where it is not."""
     tile = chosen["TILE_ROWS"] * chosen["TILE_COLUMNS"]
-    if tile > most:
-        raise ConfigurationError(f"kernel {kernel}: a tile of {tile} elements is more than {most}")
     shared = 4 * chosen["WORKGROUP"] * tile
+    if tile > most:
+        return f"a tile of {tile} elements is more than {most}"
     if chosen["SPLIT"] > 1 and shared > _SHARED_BYTES:
-        raise ConfigurationError(
-            f"kernel {kernel}: invocations that share a tile keep {shared:,} bytes, more than the "
-            f"{_SHARED_BYTES:,} that every device has for a workgroup (maxComputeWorkgroupStorageSize)"
+        return (
+            f"invocations that share a tile keep {shared:,} bytes, more than the {_SHARED_BYTES:,} that every device "
+            f"has for a workgroup (maxComputeWorkgroupStorageSize)"
         )
+    return ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_webaccel.engines.kernels.cpu import on_cpu
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
-from pytest_webaccel.engines.kernels.gpu import require_tile
+from pytest_webaccel.engines.kernels.gpu import require_tile, too_large
 from pytest_webaccel.engines.kernels.graph import Port, graph_dispatch, opened_ports
 from pytest_webaccel.engines.kernels.manifest import manifest
 from pytest_webaccel.engines.kernels.program import Output, Program, Tensor, require
@@ -30,7 +30,6 @@ from pytest_webaccel.engines.kernels.weights import (
 )
 from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
-from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +72,7 @@ def matmul_nbits(
             f"x is float32 of shape [rows, {form.columns}], as the weights have {form.columns} columns; got "
             f"{x.dtype} of shape {list(x.shape)}"
         )
-    kind = _activations(activations)
+    kind = Activations.named(activations)
     if kind is not Activations.FLOAT32:
         return matmul_rounded(x, weights, kind, constants=constants)
     product = _Product(x, weights, form)
@@ -103,6 +102,8 @@ class _Product:
         asked = given or made.untuned(target)
         tile = {} if _TILE & set(asked) else _tile(rows, quads=bool(asked.get("QUADS", 0)))
         chosen = made.constants({**tile, **asked})
+        while tile and chosen["TILE_COLUMNS"] > 1 and too_large(chosen, _MOST_TILE):
+            chosen["TILE_COLUMNS"] //= 2  # nobody asked for a tile that does not go with what was asked for
         _fitting(chosen)
         across = chosen["WORKGROUP"] // chosen["SPLIT"]
         quads = bool(chosen["QUADS"])
@@ -161,14 +162,6 @@ class _Product:
             attributes={"baked": int(baked)},
             form=form.constants(),
         )
-
-
-def _activations(given: Activations | str) -> Activations:
-    require(str, activations=given)
-    try:
-        return pick(Activations, given, "activations")
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
 
 
 def _tile(rows: int, *, quads: bool) -> dict[str, int]:

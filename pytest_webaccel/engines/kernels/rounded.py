@@ -12,12 +12,13 @@ import numpy as np
 from pytest_webaccel.engines.kernels.dispatch import Dispatch
 from pytest_webaccel.engines.kernels.gpu import on_webgpu, require_tile
 from pytest_webaccel.engines.kernels.manifest import manifest
-from pytest_webaccel.engines.kernels.program import Output, Program
+from pytest_webaccel.engines.kernels.program import Output, Program, require
 from pytest_webaccel.engines.kernels.weights import Resident, by_bytes, byte_slots, matrix_form, matrix_operand, width
 from pytest_webaccel.engines.packing import Packed
 from pytest_webaccel.engines.packing.layout import BLOCK
-from pytest_webaccel.errors import FeedError
+from pytest_webaccel.errors import ConfigurationError, FeedError
 from pytest_webaccel.terms import Backend
+from pytest_webaccel.words import pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,15 @@ class Activations(enum.StrEnum):
     FLOAT16 = "float16"
     INT8 = "int8"
 
+    @classmethod
+    def named(cls, text: str) -> Activations:
+        """Return those of a name; raises FeedError for what is no text, ConfigurationError for an unknown one."""
+        require(str, activations=text)
+        try:
+            return pick(cls, text, "activations")
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+
     @property
     def bits(self) -> int:
         """Bits of a value."""
@@ -60,14 +70,16 @@ def rounded(x: NDArray[np.float32], activations: Activations) -> NDArray[np.floa
     blocks.reshape(rows, -1)[:, :k] = x
     largest = np.abs(blocks).max(-1, keepdims=True)
     nothing = largest < _SMALLEST
-    with np.errstate(divide="ignore"):
-        if activations is Activations.INT8:
-            scale = np.where(nothing, 0.0, largest / 127)
-            values = np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=~nothing))
-        else:
-            scale = np.where(nothing, 0.0, np.exp2(np.floor(np.log2(largest))))
-            values = np.divide(blocks, scale, out=np.zeros_like(blocks), where=~nothing).astype(np.float16)
-    return np.asarray((values * scale).reshape(rows, -1)[:, :k], np.float64)
+    largest = np.where(nothing, 1, largest)
+    if activations is Activations.INT8:
+        # as the shader does it, in float32
+        factor = (np.float32(127) / largest.astype(np.float32)).view(np.uint32) & np.uint32(0xFFFFF000)
+        scale = 1 / factor.view(np.float32).astype(np.float64)
+        values = np.rint(blocks.astype(np.float32) * factor.view(np.float32)).astype(np.float64)
+    else:
+        scale = np.exp2(np.floor(np.log2(largest)))
+        values = (blocks / scale).astype(np.float16).astype(np.float64)
+    return np.asarray(np.where(nothing, 0, values * scale).reshape(rows, -1)[:, :k], np.float64)
 
 
 def round_activations(x: Floats, activations: Activations, *, constants: Mapping[str, int] | None = None) -> Program:
@@ -87,7 +99,15 @@ def round_activations(x: Floats, activations: Activations, *, constants: Mapping
     def webgpu(target: Target, given: Mapping[str, int]) -> Dispatch:
         return on_webgpu("round_activations", target, {"x": x}, outputs, uniform, form, given)
 
-    return Program("round_activations", {"x": x}, outputs, {Backend.WEBGPU: webgpu}, constants or {})
+    def elsewhere(target: Target, given: Mapping[str, int]) -> Dispatch:
+        del given
+        raise ConfigurationError(
+            f"kernel matmul_nbits: activations={activations} go with webgpu, not with {target.backend}: there leave "
+            f"activations out, and x stays float32"
+        )
+
+    ways = {Backend.WEBGPU: webgpu, Backend.CPU: elsewhere, Backend.WEBNN: elsewhere}
+    return Program("round_activations", {"x": x}, outputs, ways, constants or {})
 
 
 def matmul_rounded(

@@ -55,7 +55,7 @@ class State:
     the test, or where it is not known whether a run wrote them, the computations since the last ``checkpoint`` are run
     again in turn from what was there before: so what a program writes must depend on nothing but that. After so many
     versions the buffers are fetched and kept, and what led to them is forgotten. A device keeps them until the test
-    ends, or until the next computation once nobody holds the state.
+    ends; of those that nobody holds any more some are freed before, so that there are never many.
     """
 
     def __init__(self, sizes: Mapping[str, int], *, checkpoint: int = 64) -> None:
