@@ -64,11 +64,11 @@ class Bench:
         tuner = tuning.Tuner(worker, lease, "t", self.choices, lambda line: None)
         given: dict[str, Any] = {"whole": False, "repeats": 3, "seconds": 60.0, "timeout": 1.0, **options}
         inputs = given.pop("inputs", INPUTS)
-        return tuner.tune("softmax", inputs, **given)
+        return tuner.tune("gelu", inputs, **given)
 
     @property
     def chosen(self) -> int | None:
-        found = self.choices.of(PROBE, program("softmax", INPUTS).lowered(Target.of(PROBE)))
+        found = self.choices.of(PROBE, program("gelu", INPUTS).lowered(Target.of(PROBE)))
         return found["WORKGROUP"] if found else None
 
 
@@ -105,7 +105,7 @@ def test_one_that_is_fast_and_sometimes_wrong_is_not_chosen(bench):
 def test_where_the_untuned_one_is_wrong_nothing_is_chosen(bench, when):
     wrong = Timing({"WORKGROUP": DEFAULT}, TimingState.WRONG, (), 1.0, float("nan"), "answers with an NMSE of nan")
     lane = Scripted(lambda workgroup, n: wrong if (workgroup, n) == (DEFAULT, when) else 1.0)
-    with pytest.raises(ModelError, match=r"softmax on chromium:webgpu cannot be tuned: untuned it answers with"):
+    with pytest.raises(ModelError, match=r"gelu on chromium:webgpu cannot be tuned: untuned it answers with"):
         bench.tune(lane)
     assert bench.chosen is None
     assert all(np.isfinite(row.nmse) for row in bench.rows)
@@ -156,6 +156,6 @@ def test_what_cannot_be_tuned_is_refused(bench, options, kind, words):
 
 def test_a_lane_where_nothing_can_be_tuned_says_so(bench):
     cpu = dataclasses.replace(PROBE, lane=Lane.parse("chromium:cpu"))
-    with pytest.raises(ConfigurationError, match="kernel softmax has nothing to tune on chromium:cpu"):
+    with pytest.raises(ConfigurationError, match="kernel gelu has nothing to tune on chromium:cpu"):
         bench.tune(Scripted(lambda workgroup, n: 1.0), probe=cpu)
     assert not bench.rows
