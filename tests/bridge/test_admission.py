@@ -12,7 +12,7 @@ import pytest
 from pytest_webaccel.bridge.server import SUBPROTOCOL, Bridge
 from pytest_webaccel.terms import Backend, Damage, Symptom
 from pytest_webaccel.testing import FakePage
-from tests.bridge.attacks import INSTANCE, attack, heard, status
+from tests.bridge.attacks import INSTANCE, Answered, attack, heard, status
 from tests.bridge.messages import hello
 
 
@@ -40,7 +40,7 @@ def test_the_untampered_handshake_is_admitted():
 def test_a_host_that_is_not_ours_is_refused_as_in_dns_rebinding(host, path):
     async def body(target):
         name = host.format(port=target.bridge.port)
-        await target.refused(403, host=name or " ", path=path, connection=["close"])
+        assert await target.asked(host=name or " ", path=path, connection=["close"]) == Answered(403)
 
     attack(body)
 
@@ -72,7 +72,7 @@ def test_a_foreign_host_or_origin_beside_ours_is_refused(foreign):
 def test_an_origin_that_is_not_ours_is_refused(origins):
     async def body(target):
         named = [origin.format(port=target.bridge.port) for origin in origins]
-        await target.refused(403, origins=named)
+        assert await target.asked(origins=named) == Answered(403)
 
     attack(body)
 
@@ -97,7 +97,7 @@ def test_a_token_that_is_missing_wrong_or_misplaced_is_refused(protocols):
     async def body(target):
         token = target.token
         named = protocols.format(wrong="0" * 64, half=token[:32], upper=token.upper() + "A", token=token)
-        await target.refused(403, protocols=named)
+        assert await target.asked(protocols=named) == Answered(403)
 
     attack(body)
 
@@ -110,7 +110,7 @@ def test_a_token_in_another_place_admits_nobody(place):
             "authorization": [f"Authorization: Bearer {target.token}"],
             "cookie": [f"Cookie: token={target.token}"],
         }.get(place, [])
-        await target.refused(403, protocols=SUBPROTOCOL, path=path, more=header)
+        assert await target.asked(protocols=SUBPROTOCOL, path=path, more=header) == Answered(403)
 
     attack(body)
 
@@ -118,9 +118,9 @@ def test_a_token_in_another_place_admits_nobody(place):
 def test_a_second_page_with_a_live_token_is_refused_and_the_first_lives_on():
     async def body(target):
         async with target.socket() as first:
-            await target.refused(409, path="/socket?instance=instance-2")
-            await target.refused(409, path="/socket")
-            await heard(first)
+            assert await target.asked(path="/socket?instance=instance-2") == Answered(409)
+            assert await target.asked(path="/socket") == Answered(409)
+            assert await heard(first)
 
     attack(body)
 
@@ -134,7 +134,7 @@ def test_the_same_page_again_takes_over_and_its_old_connection_is_cut():
                 message = await asyncio.wait_for(first.receive(), 10)
                 assert message.type in {aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR, aiohttp.WSMsgType.CLOSING}
                 assert [damage.symptom for damage in damages] == [Symptom.SOCKET_CLOSED]
-                await heard(second)
+                assert await heard(second)
                 assert target.channel.session.resumes == 1
 
     attack(body)
@@ -172,7 +172,7 @@ def test_pages_that_race_for_one_token_leave_one_connected():
 def test_a_closed_channels_token_admits_nobody():
     async def body(target):
         await target.bridge.close(target.channel)
-        await target.refused(403)
+        assert await target.asked() == Answered(403)
 
     attack(body)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from pytest_webaccel.errors import RemoteError
-from tests.bridge.attacks import LIMITS, attack, closed_with
+from tests.bridge.attacks import LIMITS, attack, close_code
 from tests.bridge.messages import announced, chunk, hello, result
 
 
@@ -27,7 +27,7 @@ def test_a_first_message_that_is_no_hello_of_the_page_that_was_admitted_closes_t
         before = target.state()
         async with target.socket(greet=False) as socket:
             await (socket.send_str if isinstance(said, str) else socket.send_bytes)(said)
-            await closed_with(socket, 1008)
+            assert await close_code(socket) == 1008
         while target.channel.session.connected:  # noqa: ASYNC110 - the state has no event
             await asyncio.sleep(0.01)
         assert target.state()[1:] == before[1:]
@@ -40,7 +40,7 @@ def test_a_text_over_the_limit_closes_the_connection():
     async def body(target):
         async with target.socket() as socket:
             await socket.send_str('{"t":"event","n":1,"name":"x","data":{"x":"' + "x" * LIMITS.text_bytes + '"}}')
-            await closed_with(socket, 1009)
+            assert await close_code(socket) == 1009
 
     attack(body)
 
@@ -66,7 +66,7 @@ def test_chunks_oversized_undeclared_or_overlapping_close_the_connection(frames)
             await socket.send_str(result(request, tensors=[announced()]))
             for frame in frames:
                 await socket.send_bytes(frame)
-            await closed_with(socket, 1008)
+            assert await close_code(socket) == 1008
         assert target.channel.is_pending(request), "nothing counts as answered"
         assert target.channel.statistics["answers"] == 0
 
